@@ -9,6 +9,8 @@ class KafkaReason(StrEnum):
 
     UNREACHABLE = "unreachable"
     """No broker answers: refused, timed out, or hanging."""
+    BROKER_UNREACHABLE = "broker_unreachable"
+    """One of several brokers can't be reached, or not at the address that the cluster gives; the others answer."""
     NAME_NOT_FOUND = "name_not_found"
     """A broker's name doesn't resolve."""
     BROKERS_MOVED = "brokers_moved"

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaConnectionError
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.errors import TokenUnavailable
-from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain
+from dispatcher.kafka.connection_errors import ExplainedError, Explanation, Peer, explain
 from dispatcher.kafka.credentials import Credentials, CurrentCredentials, reason_of
 from dispatcher.kafka.port_diagnosis import diagnose
 from dispatcher.kafka.problems import KafkaProblems
@@ -26,6 +26,8 @@ CONNECT_S: Final = 10.0
 """For one connection: TCP, TLS and authentication."""
 REFUSED_PAUSE_S: Final = 5.0
 """Pause before unchanged credentials that were refused are tried again: repeated failures lock accounts."""
+MOST_FAILURES: Final = 1000
+"""More addresses are not remembered: brokers are few."""
 _LASTS_S: Final = 90.0
 """Time without a new attempt after which a broker's problem is forgotten: the broker may be gone."""
 
@@ -58,6 +60,8 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         self._refused: dict[str, _Refused] = {}
         self.last_error: BaseException | None = None
         """Of the newest connection; None if it succeeded."""
+        self.failures: dict[str, Explanation] = {}
+        """Why the newest connection to each address failed, if it did."""
 
     def first_context(self) -> ssl.SSLContext | None:
         """Returns the TLS context that a client is created with. Blocks for some milliseconds.
@@ -113,6 +117,8 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             reason, detail = await diagnose(connection.host, connection.port, peer, error) or (reason, detail)
             if reason in CONNECTING:
                 self.last_error = ExplainedError(reason, detail)
+        if len(self.failures) < MOST_FAILURES:
+            self.failures[address] = reason, detail
         if reason == KafkaReason.AUTHENTICATION_REFUSED and credentials is not None:
             self._refused[address] = _Refused(credentials, time.monotonic() + REFUSED_PAUSE_S, error)
         if self.problems is not None and reason in CONNECTING:
@@ -135,6 +141,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         address = _address(connection)
         self.last_error = None
         self._refused.pop(address, None)
+        self.failures.pop(address, None)
         if self.problems is not None:
             self.problems.clear_all(address)
 
@@ -173,5 +180,9 @@ def peer_of(settings: KafkaSettings, address: str, username: str = "", group_id:
 
 
 def _address(connection: BrokerConnection) -> str:
-    host = f"[{connection.host}]" if ":" in connection.host else connection.host
-    return f"{host}:{connection.port}"
+    return address_of(connection.host, connection.port)
+
+
+def address_of(host: str, port: int) -> str:
+    """Returns `host:port`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
-from dispatcher.contract.kafka_problems import CONNECTING
+from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.former_topics import find_former_topics
 from dispatcher.kafka.groups import delivering_groups, group_names
@@ -58,13 +58,14 @@ async def check_kafka(settings: Settings) -> KafkaReport:
     """
     async with kafka_probe(settings) as probe:
         found = await probe.look()
+    silent = tuple(found.problems.pop(KafkaReason.BROKER_UNREACHABLE, ()))
     details = tuple(detail for details in found.problems.values() for detail in details)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = silent
     if found.topics:
         with translating_kafka_errors(settings.kafka):
             compared = (await known_topics(settings)).warnings
             former = await find_former_topics(settings)
-        warnings = (*(str(one) for one in compared if one.topic in found.topics), *former.messages())
+        warnings = (*silent, *(str(one) for one in compared if one.topic in found.topics), *former.messages())
     return KafkaReport(_success_messages(settings, found), details, warnings)
 
 

@@ -22,6 +22,7 @@ from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaR
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.connection_errors import Explanation, explain, missing_permission
+from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -133,6 +134,8 @@ class KafkaProbe:
                 await self._look_at_topics(client, found)
                 for group in self._groups:
                     await self._look_at_group(client, group, found)
+            for sentence in await silent_brokers(client, WITHIN_S):
+                found.add(KafkaReason.BROKER_UNREACHABLE, sentence)
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
             found.answers = False
             found.add(*self._explain(error))
@@ -182,7 +185,8 @@ class KafkaProbe:
     async def _look_at_topics(self, client: AIOKafkaClient, found: Findings) -> None:
         names = [need.name for need in self._topics]
         try:
-            answer = await client.send(_node(client), AuthorizedMetadataRequest(names))
+            request = AuthorizedMetadataRequest(names)
+            answer = await at_any_broker(client, lambda number: client.send(number, request))
         except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
             return  # a broker older than Kafka 2.3, or the demo's: it doesn't say what is allowed
         topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
@@ -206,12 +210,12 @@ class KafkaProbe:
     async def _look_at_group(self, client: AIOKafkaClient, need: GroupNeed, found: Findings) -> None:
         try:
             node = await client.coordinator_lookup(CoordinationType.GROUP, need.name)
-            answer = await client.send(node, AuthorizedGroupsRequest([need.name]), group=ConnectionGroup.COORDINATION)
+            answer = await _described(client, node, need.name)
         except kafka_errors.GroupAuthorizationFailedError:
             self._add_missing(found, need, ("READ",))
             return
-        except kafka_errors.GroupCoordinatorNotAvailableError:
-            away = f"no broker coordinates group {need.name} at the moment"
+        except kafka_errors.GroupCoordinatorNotAvailableError as error:
+            away = str(error.args[0]) if error.args else f"no broker coordinates group {need.name} at the moment"
             found.add(KafkaReason.COORDINATOR_UNAVAILABLE, away, is_required=need.is_required)
             return
         except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
@@ -232,11 +236,20 @@ class KafkaProbe:
         found.add(KafkaReason.PERMISSION_MISSING, missing, is_required=need.is_required)
 
 
-def _node(client: AIOKafkaClient) -> Any:
-    node = client.get_random_node()
-    if node is None:
-        raise kafka_errors.NodeNotReadyError("no broker is known")
-    return node
+async def _described(client: AIOKafkaClient, node: int, group: str) -> Any:
+    """Returns the coordinator's description of a group.
+
+    Raises:
+        GroupCoordinatorNotAvailableError: the coordinator can't be reached; the message says why.
+    """
+    try:
+        return await client.send(node, AuthorizedGroupsRequest([group]), group=ConnectionGroup.COORDINATION)
+    except (kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError) as error:
+        broker = client.cluster.broker_metadata(node)
+        if broker is None:
+            raise
+        why = f"group {group}: its coordinator can't be reached: {why_silent(client, broker)[1]}"
+        raise kafka_errors.GroupCoordinatorNotAvailableError(why) from error
 
 
 def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:

@@ -5,6 +5,7 @@ Patches, applied once by `aiokafka_patches`:
 - Metadata is requested at most five times a second. aiokafka asks without a pause while a partition has no leader.
 - A broker that slows the process down by a quota is noted (`throttling`).
 - If no known broker answers for 30 s, the client bootstraps again (KIP-899): all brokers may have moved.
+- A request that any broker can answer goes to the others if one is away, and why all are is reported (`known_brokers`).
 - A failure to bootstrap carries its cause, which aiokafka only logs.
 - A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
   raises the refusal, but never starts the heartbeat again: the member would be dead until a restart.
@@ -22,16 +23,19 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer.sender import SendProduceReqHandler
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
+from dispatcher.kafka.broker_access import CONNECT_S
 from dispatcher.kafka.connection_errors import missing_permission
+from dispatcher.kafka.known_brokers import access_of, at_any_broker, why_none_answers
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.throttling import noting_throttling
 from dispatcher.telemetry import metrics
@@ -57,6 +61,8 @@ def apply() -> None:
     AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
     AIOKafkaClient.send = noting_throttling(AIOKafkaClient.send)
+    AIOKafkaClient.coordinator_lookup = _find_coordinator
+    AIOKafkaAdminClient._send_request = _asking_any_broker(AIOKafkaAdminClient._send_request)  # noqa: SLF001
     for name in ("_heartbeat_routine", "_commit_refresh_routine"):
         setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
     Fetcher._set_error = _pausing_denied_partitions(Fetcher._set_error)  # noqa: SLF001
@@ -64,22 +70,16 @@ def apply() -> None:
     OAuthAuthenticator.step = _raising_refusals(OAuthAuthenticator.step)
 
 
-def _access(client: Any) -> BrokerAccess | None:
-    """Returns the access that a client or connection was made with; aiokafka passes it on as a token provider."""
-    access = client._sasl_oauth_token_provider  # noqa: SLF001
-    return access if isinstance(access, BrokerAccess) else None
-
-
 def problems_of(client: Any) -> KafkaProblems | None:
     """Returns the object to which a client's problems are reported; None if there is none, as for a command."""
-    access = _access(client)
+    access = access_of(client)
     return None if access is None else access.problems
 
 
 def _with_fresh_credentials(connect: Method) -> Method:
     @wraps(connect)
     async def patched(connection: Any) -> Any:
-        access = _access(connection)
+        access = access_of(connection)
         if access is None:
             return await connect(connection)
         credentials = await access.prepare(connection)
@@ -102,7 +102,7 @@ def _with_fresh_credentials(connect: Method) -> Method:
 def _raising_with_cause(bootstrap: Method) -> Method:
     @wraps(bootstrap)
     async def patched(client: Any) -> None:
-        access = _access(client)
+        access = access_of(client)
         try:
             await bootstrap(client)
         except kafka_errors.KafkaConnectionError as error:
@@ -134,6 +134,7 @@ def _bootstrapping_again(update: Method) -> Method:
             if loop.time() - silent_since >= BOOTSTRAP_AGAIN_S:
                 updated = await _logging_bugs(_bootstrap_again(client, cluster, topics), None)
         client._silent_since = None if updated else silent_since  # noqa: SLF001
+        _report_silence(client, is_silent=not updated)
         return updated
 
     return patched
@@ -157,7 +158,7 @@ async def _logging_bugs(work: Awaitable[bool], most_s: float | None) -> bool:
 
 async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
     """Requests the brokers and the topics' leaders from the bootstrap servers. Returns True if one answered."""
-    access = _access(client)
+    access = access_of(client)
     problems = None if access is None else access.problems
     for host, port, _ in client.hosts:
         try:
@@ -173,10 +174,14 @@ async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
             connection.close()
         if metadata.brokers:
             cluster.update_metadata(metadata)
-            log.warning("brokers found again at the bootstrap servers", brokers=len(metadata.brokers))
-            if problems is not None:
+            if await _can_connect(client):
+                log.warning("brokers found again at the bootstrap servers", brokers=len(metadata.brokers))
+                if problems is not None:
+                    problems.clear(KafkaReason.BROKERS_MOVED, source=_SOURCE)
+                return True
+            if problems is not None:  # `_report_silence` names the address that fails
                 problems.clear(KafkaReason.BROKERS_MOVED, source=_SOURCE)
-            return True
+            return False
     if problems is not None:
         problems.report(
             KafkaReason.BROKERS_MOVED,
@@ -186,6 +191,57 @@ async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
             lasts_s=2 * BOOTSTRAP_AGAIN_S,
         )
     return False
+
+
+async def _can_connect(client: Any) -> bool:
+    """Returns True if a broker can be reached at the address that the cluster gives: that may be wrong."""
+
+    async def connect(number: int) -> None:
+        if not await client.ready(number):
+            raise kafka_errors.NodeNotReadyError
+
+    try:
+        await at_any_broker(client, connect)
+    except (kafka_errors.KafkaError, OSError, TimeoutError):
+        return False
+    return True
+
+
+def _report_silence(client: Any, *, is_silent: bool) -> None:
+    """Reports why no known broker can be reached, or that one can be: a client that waits for one raises nothing."""
+    problems, explained = problems_of(client), why_none_answers(client)
+    if problems is None:
+        return
+    for reason in (KafkaReason.UNREACHABLE, KafkaReason.NAME_NOT_FOUND):
+        if is_silent and explained is not None and explained[0] == reason:
+            problems.report(reason, explained[1], source=_SOURCE, lasts_s=2 * BOOTSTRAP_AGAIN_S)
+        else:
+            problems.clear(reason, source=_SOURCE)
+
+
+def _asking_any_broker(request: Method) -> Method:
+    """Wraps the admin client's `_send_request`, which asks one broker at random if none is named."""
+
+    @wraps(request)
+    async def patched(admin: Any, what: Any, node_id: int | None = None) -> Any:
+        if node_id is not None:
+            return await request(admin, what, node_id)
+        return await at_any_broker(admin._client, lambda number: request(admin, what, number))  # noqa: SLF001
+
+    return patched
+
+
+async def _find_coordinator(client: Any, kind: int, key: str) -> int:
+    """Replaces aiokafka's `coordinator_lookup`, which asks one broker at random."""
+
+    async def ask(number: int) -> Any:
+        return await client.send(number, FindCoordinatorRequest(key, kind))
+
+    answer = await at_any_broker(client, ask)
+    error = kafka_errors.for_code(answer.error_code)
+    if error is not kafka_errors.NoError:
+        raise error
+    return int(answer.coordinator_id)
 
 
 def _connection_options(client: Any) -> dict[str, Any]:
@@ -223,7 +279,7 @@ def _joining_again(routine: Method) -> Method:
 def _pausing_denied_partitions(set_error: Callable[..., None]) -> Callable[..., None]:
     @wraps(set_error)
     def patched(fetcher: Any, tp: Any, error: BaseException) -> None:
-        access = _access(fetcher._client)  # noqa: SLF001
+        access = access_of(fetcher._client)  # noqa: SLF001
         problems = None if access is None else access.problems
         if access is None or problems is None or not isinstance(error, kafka_errors.TopicAuthorizationFailedError):
             set_error(fetcher, tp, error)

@@ -74,7 +74,7 @@ async def test_an_odd_answer_to_a_second_bootstrap_ends_nothing(
         raise error
 
     monkeypatch.setattr(reconnecting, "_bootstrap_again", odd)
-    client = SimpleNamespace()
+    client = SimpleNamespace(_sasl_oauth_token_provider=None)
     for _ in range(2):
         assert not await _bootstrapping_again(silent)(client, None, ())
     assert bootstraps == 2
