@@ -11,23 +11,16 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from dispatcher.checks import webhook_check
 from dispatcher.cli.webhook_database import database_url
 from dispatcher.config.settings import Settings
 from dispatcher.console.access import is_open_console
+from dispatcher.console.assembly import RunningServices, open_services
 from dispatcher.console.server import ConsoleServer
-from dispatcher.console.services import Services
-from dispatcher.console.sources.assembly import Sources, open_sources
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.service import CUT_OFF
-from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.erasing import ERASE_EVERY_S, erase_what_is_over
 from dispatcher.stores.sql.repeating import keep_trying
-from dispatcher.stores.sql.repository import WebhookRepository
-from dispatcher.stores.sql.tokens import ApiTokens
 from dispatcher.tasks import stop_on_signals
 from dispatcher.telemetry import metrics
 from dispatcher.transport.egress import egress_problems
@@ -66,12 +59,11 @@ class ConsoleProcess:
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as stack:
-            sources = await stack.enter_async_context(open_sources(settings))
             database = Database(database_url(settings))
             stack.push_async_callback(database.close)
-            parts = _services(settings, sources, database)
-            following = asyncio.create_task(_background(sources, database), name="sources")
-            serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")
+            running = await stack.enter_async_context(open_services(settings, database))
+            following = asyncio.create_task(_background(running, database), name="sources")
+            serving = asyncio.create_task(self._serve(ConsoleServer(running.services)), name="server")
             with stop_on_signals(self._stop, serving.cancel, log):
                 status = await _first_end(serving, following)
         log.info("stopped", status=status)
@@ -85,29 +77,10 @@ class ConsoleProcess:
             server.drain()
 
 
-def _services(settings: Settings, sources: Sources, database: Database) -> Services:
-    audit, store = AuditLog(database), sources.notifications
-    return Services(
-        settings=settings,
-        webhooks=WebhookRepository(database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)),
-        audit=audit,
-        tokens=ApiTokens(database),
-        attempts=sources.attempts,
-        lanes=sources.lanes,
-        waiting=sources.waiting,
-        dead_events=sources.dead_events,
-        test_events=sources.test_events,
-        keys=sources.keys,
-        history=sources.history,
-        resends=sources.resends,
-        notifications=None if store is None else NotificationDesk(settings, store, audit),
-    )
-
-
-async def _background(sources: Sources, database: Database) -> None:
-    """Keeps the sources up to date, and erases secrets that have ended. Never returns."""
+async def _background(running: RunningServices, database: Database) -> None:
+    """Keeps the services up to date, and erases secrets that have ended. Never returns."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(sources.run(), name="sources")
+        tasks.create_task(running.run(), name="sources")
         erasing = keep_trying(
             lambda: erase_what_is_over(database),
             ERASE_EVERY_S,

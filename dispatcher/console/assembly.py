@@ -1,12 +1,14 @@
-"""Builds every source of the console's data once. The caller runs and owns their tasks."""
+"""Builds the console's services once. The caller runs and owns their tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from dispatcher.checks import webhook_check
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
+from dispatcher.console.services import Services
 from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.delivered_events import DeliveredEvents
@@ -18,44 +20,44 @@ from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.notifications.notifier import composer_of
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.notification_store import NotificationStore
+from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
+from dispatcher.stores.sql.tokens import ApiTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """The sources that `services.Services` consists of besides the stores. The caller runs `run` as a task."""
+class RunningServices:
+    """The console's services, and what keeps them up to date. The caller runs `run` as a task."""
 
-    attempts: AttemptReader
-    lanes: RunningLanes
-    waiting: RetryBacklog
-    dead_events: DeadLetterReader
-    test_events: SampleSender
-    keys: PublishedKeys
+    services: Services
     store: SqlStore
-    history: HistoryLookup | None
     history_worker: HistoryWorker | None
-    resends: DeliveredEvents | None
-    notifications: NotificationStore | None
-    """None without a history store."""
 
     async def run(self) -> None:
         """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.attempts.run(), name="attempts")
-            tasks.create_task(self.dead_events.run(), name="dead letters")
+            tasks.create_task(self.services.attempts.run(), name="attempts")
+            tasks.create_task(self.services.dead_events.run(), name="dead letters")
             tasks.create_task(self.store.run(), name="webhook source")
             if self.history_worker is not None:
                 tasks.create_task(self.history_worker.run(), name="history worker")
 
 
 @asynccontextmanager
-async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
-    """Opens the sources. Neither the broker nor the database needs to be available.
+async def open_services(settings: Settings, database: Database) -> AsyncIterator[RunningServices]:
+    """Opens the services. Neither the broker nor a database needs to be available.
+
+    Args:
+        database: the database that the webhooks are edited in.
 
     Raises:
         ConfigError: see `open_sql_store`.
@@ -69,19 +71,25 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         stack.push_async_callback(waiting.close)
         dead_events = DeadLetterReader(settings)
         history, worker, notifications = await _open_history(settings, store, stack)
-        yield Sources(
+        audit = AuditLog(database)
+        services = Services(
+            settings=settings,
+            webhooks=WebhookRepository(
+                database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)
+            ),
+            audit=audit,
+            tokens=ApiTokens(database),
             attempts=AttemptReader(settings),
             lanes=lanes,
             waiting=waiting,
             dead_events=dead_events,
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
-            store=store,
             history=history,
-            history_worker=worker,
             resends=None if history is None else DeliveredEvents(settings, history, dead_events.jobs),
-            notifications=notifications,
+            notifications=None if notifications is None else NotificationDesk(settings, notifications, audit),
         )
+        yield RunningServices(services, store, worker)
 
 
 async def _open_history(
