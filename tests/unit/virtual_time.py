@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 _TICK_S = 1e-6
 """Each turn of the loop takes this long, so that a timer set for now is not due for ever."""
-_STUCK_S = 1.0
+_STUCK_S = 20.0
 """Real seconds in which another thread may still have something to say."""
 
 
