@@ -27,6 +27,7 @@ from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import Run
 from dispatcher.kafka.partition import HEADER_BYTES, InFlightRecord, Partition, ReadAheadLimit, size_of
 from dispatcher.kafka.problems import KafkaProblems
+from tests.build_form import interpreted_only
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
 from tests.unit.examples import EMAIL_EVENT
@@ -288,6 +289,7 @@ async def test_an_odd_answer_does_not_end_the_consumer(name: str) -> None:
     await bench.stop()
 
 
+@interpreted_only
 @virtual_time
 async def test_a_bug_while_partitions_are_revoked_leaves_none_of_them_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
