@@ -83,14 +83,18 @@ def with_offsets(request: web.Request) -> str | None:
 
 
 def _with_offset(text: str) -> str:
-    at = time_in(text.strip())
-    if at is None or datetime.fromisoformat(text.strip()).tzinfo is not None:
+    if time_in(text.strip()) is None:
         return text
-    return local(at).isoformat(timespec="seconds" if at % 60 else "minutes")
+    at = datetime.fromisoformat(text.strip())
+    return text if at.tzinfo is not None else with_zone(at).isoformat(timespec="seconds" if at.second else "minutes")
 
 
 def _for_input(text: str) -> str:
     at = time_in(text)
-    if at is None:
+    try:
+        shown = None if at is None else local(at)
+    except (OverflowError, ValueError):  # the year 1, west of Greenwich
+        shown = None
+    if shown is None:
         return ""  # browsers log a warning about any other text
-    return local(at).replace(tzinfo=None).isoformat(timespec="seconds" if at % 60 else "minutes")
+    return shown.replace(tzinfo=None).isoformat(timespec="seconds" if shown.second else "minutes")

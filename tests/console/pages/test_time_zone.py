@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from dispatcher.console.formatting import clock, exact, iso
-from dispatcher.console.pages.time_range import time_in
+from dispatcher.console.pages.time_range import TimeRange, time_in
 from dispatcher.console.time_zone import OFFERED, use_zone, zone_named
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import LUMA
@@ -37,8 +37,9 @@ def test_times_are_formatted_and_read_in_the_zone(zone: str, shown: str) -> None
         assert clock(AT) in shown
         assert iso(AT) == "2025-11-28T15:00:00+00:00"
         assert time_in("2025-11-28T15:00Z") == AT
-        for edge in ("0001-01-01T00:00", "9999-12-31T23:59"):
+        for edge in ("0001-01-01T00:00", "0001-01-01T00:00+00:00", "9999-12-31T23:59", "9999-12-31T23:59-12:00"):
             time_in(edge)  # raises nothing
+            TimeRange(since=edge).since_input  # noqa: B018  (raises nothing)
 
     copy_context().run(check)
 
