@@ -140,8 +140,8 @@ def test_a_lifetime_that_is_not_strict_json_is_bounded(expires_in: bytes, life_s
         (answer(token="t"), "without an access_token"),
         (answer(access_token=""), "without an access_token"),
         (answer(access_token=7), "without an access_token"),
-        (answer(access_token="t", token_type="DPoP"), "no bearer token"),
-        (answer(access_token="t", token_type=["Bearer"]), "no bearer token"),
+        (answer(access_token="t", token_type="DPoP"), "didn't return a bearer token"),
+        (answer(access_token="t", token_type=["Bearer"]), "didn't return a bearer token"),
         (answer(access_token="t" * 8193), "up to 8,192 visible"),
     ],
 )
