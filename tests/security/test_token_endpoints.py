@@ -124,7 +124,7 @@ MISBEHAVING: dict[str, tuple[Script, str]] = {
     "two tokens": (answering(answer(b'{"access_token": ["a", "b"]}')), "without an access_token"),
     "a token with a line": (answering(good("a\r\nx-evil: 1")), "can't go into a header"),
     "a token of 9 KB": (answering(good("a" * 9000)), "up to 8,192 visible ASCII"),
-    "another kind of token": (answering(good(token_type="mac")), "no bearer token"),
+    "another kind of token": (answering(good(token_type="mac")), "didn't return a bearer token"),
     "an error with status 200": (answering(answer({"error": "invalid_scope"})), "(invalid_scope): check scope"),
     "not HTTP": (answering(b"220 smtp.example ESMTP\r\n\r\n"), "could not be reached: the answer is not HTTP"),
     "an upgrade": (
