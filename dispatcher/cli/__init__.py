@@ -52,6 +52,10 @@ for module in (
 app.command("demo")(demo_command)
 
 
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def main() -> None:
     """Runs the command in `sys.argv`. A user's mistake is reported in one line, without a traceback."""
     try:
@@ -60,6 +64,11 @@ def main() -> None:
         for problem in error.problems:
             typer.echo(str(problem), err=True)
         sys.exit(EX_CONFIG)
+    except UnicodeEncodeError:
+        if all(_is_utf8(argument) for argument in sys.argv):
+            raise
+        typer.echo("dispatcher: an argument is not UTF-8 text", err=True)
+        sys.exit(2)
     except DispatcherError as error:
         typer.echo(f"dispatcher: {error}", err=True)
         sys.exit(1)

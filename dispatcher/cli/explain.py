@@ -68,7 +68,8 @@ def explain_event(
     Exit status 1 if the event can't be read.
     """
     is_place = partition is not None and offset is not None
-    if (event is None) != is_place or (event is not None and topic is not None):
+    is_part_given = any(option is not None for option in (topic, partition, offset))
+    if (event is None) != is_place or (event is not None and is_part_given):
         raise typer.BadParameter("give either a file, or --partition and --offset (and --topic)")
     explanation = asyncio.run(_explained(quiet_settings_at(config), event, topic, partition or 0, offset or 0, ops))
     _show(explanation)

@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from dispatcher.telemetry.logs import configure_logging
 from dispatcher.transport.descriptors import raise_limit
 
 log = structlog.get_logger(__name__)
+_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
 history = typer.Typer(help="The history store: what happened to each event.", invoke_without_command=True)
 
 
@@ -51,6 +53,10 @@ def erase(
     """Erase a person's entries from the store. Entries that the topic still holds are refused from then on."""
     if (recipient is None) == (hashed is None):
         raise typer.BadParameter("give either --recipient or --hash")
+    if recipient is not None and not recipient.strip():
+        raise typer.BadParameter("must be an address or a number", param_hint="--recipient")
+    if hashed is not None and not _HASH.fullmatch(hashed := hashed.strip().lower()):
+        raise typer.BadParameter("must be 32 hexadecimal digits", param_hint="--hash")
     erased = asyncio.run(_erase(settings_at(config), recipient, hashed))
     typer.echo(f"{erased} entries erased")
     if not erased:
@@ -64,7 +70,7 @@ async def _erase(settings: Settings, recipient: str | None, hashed: str | None) 
 
     configure_logging(settings.log)
     if hashed is not None:
-        hashes: tuple[str, ...] = (hashed.strip().lower(),)
+        hashes: tuple[str, ...] = (hashed,)
     else:
         key = settings.history.recipient_key
         if key is None or recipient is None:

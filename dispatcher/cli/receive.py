@@ -14,7 +14,7 @@ from dispatcher.errors import DispatcherError
 if TYPE_CHECKING:  # imported by the command, not by `run`: they need `cryptography`
     import jwt
 
-    from dispatcher.cli.trial_receiver import TrialReceiver
+    from dispatcher.cli.trial_receiver import Expectations, TrialReceiver
 
 
 def receive(
@@ -34,11 +34,16 @@ def receive(
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
     from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
 
+    if not host.strip():
+        raise typer.BadParameter("must be an IP address or a host name", param_hint="--host")
     expectations = Expectations(_secret(secret), _keys(keys), audience)
+    _check_secret(secret, expectations)
     try:
         tls = server_tls(host, ca)
     except OSError as error:
         raise DispatcherError(f"{ca}: can't be written ({error.strerror})") from None
+    except ValueError:
+        raise typer.BadParameter("must be an IP address or a host name", param_hint="--host") from None
     receiver = TrialReceiver(expectations, typer.echo, status, count)
 
     try:
@@ -73,6 +78,14 @@ def _secret(path: Path | None) -> str | None:
     if not text.startswith(("whsec_", "whpk_")):
         raise DispatcherError(f"{path}: must begin with whsec_ or whpk_")
     return text
+
+
+def _check_secret(path: Path | None, expectations: "Expectations") -> None:
+    signed = {"webhook-id": "x", "webhook-timestamp": "0", "webhook-signature": "v1,x v1a,x"}
+    try:
+        expectations.problem_of(signed, b"", 0.0)
+    except ValueError as error:
+        raise DispatcherError(f"{path}: is not a signing secret or public key ({error})") from None
 
 
 def _keys(path: Path | None) -> "jwt.PyJWKSet | None":

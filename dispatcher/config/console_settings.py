@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dispatcher.config.names import Name
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import TextSecret
 from dispatcher.config.settings_group import LongKey, Network, Port, SettingsGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.web_addresses import checked_url, protected_url, split_web_address
@@ -30,7 +30,7 @@ class OidcSettings(SettingsGroup):
     """URL of the issuer's keys; by default the one in its discovery document."""
     client_id: Name | None = None
     """The console's client id at the issuer, for signing in with a browser. Without it only the API accepts tokens."""
-    client_secret: Secret | None = None
+    client_secret: TextSecret | None = None
     """The client's secret; none for a public client, which PKCE protects."""
     scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
     """Scopes that are requested when a user signs in."""

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from dispatcher.config.names import Name
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import PaddedTextSecret, Secret, TextSecret
 from dispatcher.config.settings_group import SettingsGroup
 from dispatcher.config.web_addresses import protected_url
 
@@ -35,7 +35,7 @@ def _text_as_secret(value: object) -> object:
 
 
 TextOrSecret = Annotated[
-    Secret,
+    TextSecret,
     BeforeValidator(_text_as_secret),
     PlainSerializer(lambda secret: secret.reference or secret.reveal_text()),
     WithJsonSchema(
@@ -66,14 +66,14 @@ class KafkaOauth(SettingsGroup):
     """Token endpoint for client credentials (RFC 6749, section 4.4). The egress rules don't apply to it, because it is
     the operator's own."""
     client_id: Name | None = None
-    client_secret: Secret | None = None
+    client_secret: TextSecret | None = None
     """Sent by HTTP Basic authentication; read again for each token."""
     scope: Name | None = None
     audience: Name | None = None
     """Parameter `audience`, which some authorisation servers require."""
     ca: Path | None = None
     """PEM bundle to verify the token endpoint with; the system's by default."""
-    token: Secret | None = None
+    token: PaddedTextSecret | None = None
     """A file with a token that another program renews, such as a projected service account token. It is read again for
     every connection."""
     aws_region: Name | None = None
@@ -99,7 +99,7 @@ class KafkaSecurity(SettingsGroup):
     """SASL mechanism, for the SASL_ protocols. Kerberos (GSSAPI) is not supported."""
     username: TextOrSecret | None = None
     """User name: text, or a reference like the password."""
-    password: Secret | None = None
+    password: TextSecret | None = None
     """Password. It is read again for every new connection, like the files below: a rotation needs no restart."""
     oauth: KafkaOauth | None = None
     """Source of the token for mechanism OAUTHBEARER."""

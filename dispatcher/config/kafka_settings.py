@@ -97,22 +97,22 @@ class KafkaSettings(SettingsGroup):
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     """Position of the group at its very first start: `latest` skips the records that exist then. Partitions that are
     added later are read from their start."""
-    session_timeout: Annotated[Seconds, Field(ge=2)] = 12
+    session_timeout: Annotated[Seconds, Field(ge=2, le=1800)] = 12
     """Time without a heartbeat after which the group removes a member; heartbeats are sent every 3 s. After a crash,
     the member's partitions wait for this time and a few seconds more. A process that stood still for longer sends
     nothing until it has joined again. Kafka's brokers refuse less than 6 s by default."""
-    commit_interval: Annotated[Seconds, Field(ge=0.01)] = 0.05
+    commit_interval: Annotated[Seconds, Field(ge=0.01, le=60)] = 0.05
     """Interval between commits. A commit is delayed by up to a second while it would cover fewer records than half the
     requests in flight. A crash repeats the records finished since the last commit, and those in flight."""
     partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """Maximum distance of a partition's first and last unfinished record; past it, the partition is paused."""
-    max_unfinished: Annotated[int, Field(ge=1)] = 20_000
+    max_unfinished: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
     """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
     max_unfinished_bytes: Bytes = 128 * 1024 * 1024
     """Maximum size of all unfinished records together: values, keys and headers."""
-    fetch_max_bytes: Bytes = 8 * 1024 * 1024
+    fetch_max_bytes: Annotated[Bytes, Field(le=2**31 - 1)] = 8 * 1024 * 1024
     """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
-    max_record_bytes: Bytes = 1024 * 1024
+    max_record_bytes: Annotated[Bytes, Field(le=2**31 - 1)] = 1024 * 1024
     """A larger record is dead-lettered as unreadable."""
     idempotence: Literal["auto", "on", "off"] = "auto"
     """Idempotent producer for retry and dead-letter records; `auto`: if the broker supports it."""

@@ -186,6 +186,9 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
     for parent, loc in _paths(data, Settings, ()):
         last = loc[-1]
         value = parent[last]  # type: ignore[index]  # a list's index, or a mapping's key
+        if value == "":
+            problems.append(document.problem(loc, "must be a path, not empty: write one, or leave it out"))
+            continue
         path = base / str(value)
         parent[last] = str(path)  # type: ignore[index]
         if loc[:3] == ("webhooks", "secrets", "files"):

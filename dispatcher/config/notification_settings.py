@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from dispatcher.config.endpoint_urls import split_url
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import TextSecret
 from dispatcher.config.settings_group import LongKey, SettingsGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.webhooks import EmailAddress, Signing
@@ -39,7 +39,7 @@ class SmtpSettings(SettingsGroup):
     """`starttls`: TLS after the greeting, required. `tls`: TLS from the first byte. `none`: no TLS, and no password
     unless the server is on this machine."""
     username: Annotated[str, StringConstraints(min_length=1, max_length=320)] | None = None
-    password: Secret | None = None
+    password: TextSecret | None = None
     """Password of `username`. It is read again when its file changes."""
     ca: Path | None = None
     """PEM bundle to verify the mail server with; the system's by default."""

@@ -9,12 +9,13 @@ import hashlib
 import hmac
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -64,8 +65,15 @@ class Secret:
         return self._value
 
     def reveal_text(self) -> str:
-        """Returns the secret, decoded as UTF-8."""
-        return self._value.decode()
+        """Returns the secret, decoded as UTF-8.
+
+        Raises:
+            ValueError: it is not UTF-8. The message quotes nothing of it.
+        """
+        try:
+            return self._value.decode()
+        except UnicodeDecodeError:
+            raise ValueError("the secret is not UTF-8 text") from None
 
     @property
     def reference(self) -> dict[str, str] | None:
@@ -134,6 +142,24 @@ def resolve_secret(value: object, info: core_schema.ValidationInfo[Any]) -> Secr
     return _from_file(where, source) if kind == "file" else _from_environment(where, source)
 
 
+def _text_only(secret: Secret) -> Secret:
+    text = secret.reveal_text()
+    if any(unicodedata.category(character) == "Cc" for character in text) or text.startswith("\ufeff"):
+        raise ValueError("the secret has a control character or a byte order mark: write its text only")
+    return secret
+
+
+def _padded_text_only(secret: Secret) -> Secret:
+    _text_only(Secret(secret.reveal_text().strip().encode()))
+    return secret
+
+
+TextSecret = Annotated[Secret, AfterValidator(_text_only)]
+"""A secret that is text, such as a password."""
+PaddedTextSecret = Annotated[Secret, AfterValidator(_padded_text_only)]
+"""A secret that is text, and used without the blanks around it."""
+
+
 def _from_environment(name: str, source: SecretSource) -> Secret:
     if source.scope is not None:
         problem = source.scope.problem_of_variable(name)
@@ -144,7 +170,7 @@ def _from_environment(name: str, source: SecretSource) -> Secret:
         raise PydanticCustomError(
             "secret_env", "environment variable {name} is not set, or empty: set it", {"name": name}
         )
-    return Secret(text.encode(), {"env": name})
+    return Secret(os.fsencode(text), {"env": name})
 
 
 def _from_file(where: str, source: SecretSource) -> Secret:

@@ -14,8 +14,8 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.names import MAX_NAME, Name
 from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.ops_tls import OpsTls
-from dispatcher.config.secrets import Secret
-from dispatcher.config.settings_group import LongKey, Port, SettingsGroup
+from dispatcher.config.secrets import PaddedTextSecret, Secret, TextSecret
+from dispatcher.config.settings_group import LongKey, LongText, Port, SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
 from dispatcher.config.web_addresses import checked_url
 
@@ -45,7 +45,7 @@ class WebhookSettings(SettingsGroup):
     """`yaml`: files in the directory `path`. `sql`: the database at `url`, which the console edits."""
     path: Path | None = None
     """Directory of YAML files, for store yaml."""
-    url: Secret | None = None
+    url: PaddedTextSecret | None = None
     """Database URL, for store sql: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
     secrets: WebhookSecretSettings = WebhookSecretSettings()
     encryption_keys: list[Secret] = Field(default_factory=list)
@@ -143,7 +143,7 @@ class ProxySettings(SettingsGroup):
         Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=r"^[^:\x00-\x1f\x7f]+$")] | None
     ) = None
     """User name for the proxy (Basic authentication); without a colon."""
-    password: Secret | None = None
+    password: TextSecret | None = None
     """Password for the proxy."""
     resolve: Literal["local", "proxy"] = "local"
     """Place where the endpoints' names are resolved. `local`: the dispatcher resolves them, checks every address, and
@@ -192,7 +192,7 @@ class OpsSettings(SettingsGroup):
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
     """Port to listen on. 0 takes a free port, which the log names."""
-    token: LongKey | None = None
+    token: LongText | None = None
     """Bearer token of at least 32 bytes for `/metrics`, `/configz` and `/lanes` from other hosts; the console sends it
     to the dispatchers. Without one `/metrics` is open, and `/configz` and `/lanes` answer the process's own host
     only."""
@@ -262,7 +262,7 @@ class HistorySettings(SettingsGroup):
     store: Literal["sql", "none"] = "sql"
     """`sql`: the database at `url`; without a url there is no history. `none`: dispatchers write the topic for your own
     sink, and the console has nothing to search."""
-    url: Secret | None = None
+    url: PaddedTextSecret | None = None
     """Database URL: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`. Tables are made when they are missing."""
     keep: HistoryKeepSettings = HistoryKeepSettings()
     recipient_key: LongKey | None = None

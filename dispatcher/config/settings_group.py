@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import Secret, TextSecret
 
 MIN_KEY_BYTES: Final = 32
 """Minimum length of a key: that of the hash that it is used with."""
@@ -31,6 +31,8 @@ Network = Annotated[str, AfterValidator(_network)]
 """A CIDR block."""
 LongKey = Annotated[Secret, AfterValidator(_long_enough)]
 """A key of at least 32 bytes."""
+LongText = Annotated[TextSecret, AfterValidator(_long_enough)]
+"""A token of at least 32 bytes."""
 
 
 class SettingsGroup(BaseModel):

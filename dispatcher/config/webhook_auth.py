@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_v
 
 from dispatcher.config.endpoint_urls import EndpointUrl
 from dispatcher.config.names import Name
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import Secret, TextSecret
 from dispatcher.config.settings_group import ConfidentialGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.webhook_headers import MAX_HEADER_NAME, header_name_problem
@@ -119,7 +119,7 @@ class FetchedToken(ConfidentialGroup):
     token_url: EndpointUrl
     """URL of the token endpoint; the rules of the webhook's URL apply."""
     client_id: Name | None = None
-    client_secret: Secret | None = None
+    client_secret: TextSecret | None = None
     """The client's secret; it is sent as `client_auth` says."""
     client_auth: Literal["basic", "post"] = "basic"
     """Method of sending client_id and client_secret (RFC 6749, section 2.3.1): HTTP Basic, or the form."""

@@ -6,6 +6,7 @@ unexpected exception (a bug), the type and the traceback's lines are logged, but
 personal data: `KeyError: 'ada@example.com'`.
 """
 
+import json
 import logging
 import math
 import sys
@@ -40,9 +41,7 @@ def configure_logging(settings: LogSettings) -> None:
     renderer: Processor
     if settings.format == "json":
         exceptions = [structlog.processors.ExceptionRenderer(_exceptions_as_data)]
-        renderer = structlog.processors.JSONRenderer(
-            serializer=lambda value, **_: orjson.dumps(value, default=str).decode()
-        )
+        renderer = structlog.processors.JSONRenderer(serializer=_serialized)
     else:
         exceptions = []
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_exceptions)
@@ -64,6 +63,14 @@ def configure_logging(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
     _set_levels(level)
+
+
+def _serialized(value: object, **_: object) -> str:
+    """Returns a line as JSON, with `?` for lone surrogates: a file's name need not be UTF-8."""
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except TypeError:
+        return json.dumps(value, default=str, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def _set_levels(level: int) -> None:

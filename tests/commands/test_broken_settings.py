@@ -1,5 +1,6 @@
 """What the settings name is checked by every command that uses it, and reported in one line."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import trustme
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.commands.running import a_webhook, called, write_settings, write_webhooks
+from tests.commands.running import a_webhook, called, dispatcher, write_settings, write_webhooks
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "check": (),
@@ -83,3 +84,116 @@ async def test_the_url_of_the_history_store_is_checked(tmp_path: Path) -> None:
     ran = await called("check", "-c", config, env={"HISTORY": "mysql://u:canary@h/d"})
     assert (ran.status, ran.err.startswith("history.url: ")) == (78, True), ran
     assert "canary" not in ran.err
+
+
+TEXTS: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
+    "kafka.security.password": lambda secret: {
+        "kafka": {
+            "security": {
+                "protocol": "SASL_PLAINTEXT",
+                "mechanism": "PLAIN",
+                "username": "u",
+                "password": secret,
+            }
+        }
+    },
+    "ops.token": lambda secret: {"ops": {"token": secret}},
+    "history.url": lambda secret: {"history": {"url": secret}},
+    "notifications.smtp.password": lambda secret: {
+        "notifications": {
+            "smtp": {"host": "mail.example", "sender": "a@example.com", "username": "u", "password": secret}
+        }
+    },
+    "console.oidc.client_secret": lambda secret: {
+        "console": {
+            "oidc": {
+                "issuer": "https://login.example",
+                "audience": "a",
+                "client_id": "c",
+                "client_secret": secret,
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("key", TEXTS)
+async def test_a_secret_that_is_not_a_text_is_a_mistake(tmp_path: Path, key: str) -> None:
+    secret = tmp_path / "secret"
+    write_webhooks(tmp_path, a_webhook())
+    config = write_settings(tmp_path, **TEXTS[key]({"file": str(secret)}))
+    for content in (bytes(range(128, 176)), b"\xef\xbb\xbf" + b"canary" * 8, b"canary\0" * 8, b"canary\nx" * 8):
+        secret.write_bytes(content)
+        ran = await called("check", "-c", config)
+        assert ran.status == 78, ran
+        assert f" {key}: " in ran.err, ran
+        assert "the secret " in ran.err, ran
+        assert "canary" not in ran.err
+        assert "\\x" not in ran.err
+
+
+@pytest.mark.parametrize("hashed", ["zz", "", "0" * 31, "0" * 33, "g" * 32])
+async def test_a_hash_to_erase_has_32_digits(tmp_path: Path, hashed: str) -> None:
+    ran = await called("history", "erase", "--hash", hashed, "-c", write_settings(tmp_path))
+    assert (ran.status, "32 hexadecimal digits" in ran.err) == (2, True), ran
+
+
+@pytest.mark.parametrize("recipient", ["", "  "])
+async def test_a_recipient_to_erase_is_not_empty(tmp_path: Path, recipient: str) -> None:
+    ran = await called("history", "erase", "--recipient", recipient, "-c", write_settings(tmp_path))
+    assert ran.status == 2, ran
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "status"),
+    [
+        ("--secret", "whsec_%%%", 1),
+        ("--secret", "whsec_", 1),
+        ("--secret", "whpk_AAAA", 1),
+        ("--secret", "whpk_%", 1),
+        ("--host", "a b", 1),
+        ("--host", "ö" * 80, 2),
+        ("--host", "", 2),
+    ],
+)
+async def test_the_trial_receiver_checks_its_options_at_start(
+    tmp_path: Path, option: str, value: str, status: int
+) -> None:
+    if option == "--secret":
+        (tmp_path / "secret").write_text(value)
+        value = str(tmp_path / "secret")
+    ran = await called("receive", option, value, "--port", "0", "--ca", tmp_path / "ca.pem")
+    assert ran.status == status, ran
+    assert ran.err
+    assert "Traceback" not in ran.err
+
+
+async def test_a_place_beside_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text("{}")
+    for more in (("--partition", "0"), ("--offset", "0"), ("--partition", "0", "--offset", "0")):
+        ran = await called("explain", tmp_path / "event.json", *more, "-c", write_settings(tmp_path))
+        assert ran.status == 2, ran
+
+
+async def test_an_argument_that_is_not_utf_8_is_a_usage_error(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"a\xff")
+    config = write_settings(tmp_path)
+    for arguments in (("sample", "--org", odd), ("trace", odd), ("history", "erase", "--recipient", odd)):
+        ran = await dispatcher(*arguments, *(() if arguments[0] == "sample" else ("-c", config)))
+        assert "Traceback" not in ran.err, ran
+        assert ran.status != 0, ran
+
+
+@pytest.mark.parametrize("setting", ["webhooks.path", "egress.ca_bundle"])
+async def test_an_empty_path_is_a_mistake(tmp_path: Path, setting: str) -> None:
+    variable = "DISPATCHER_" + setting.upper().replace(".", "__")
+    write_webhooks(tmp_path, a_webhook())
+    ran = await called("check", "-c", write_settings(tmp_path), env={variable: ""})
+    assert (ran.status, f"{setting}: " in ran.err) == (78, True), ran
+
+
+async def test_kafkas_times_have_upper_bounds(tmp_path: Path) -> None:
+    write_webhooks(tmp_path, a_webhook())
+    for name, value in (("session_timeout", "9999h"), ("commit_interval", "999h"), ("fetch_max_bytes", "9999GiB")):
+        ran = await called("check", "-c", write_settings(tmp_path, kafka={name: value}))
+        assert (ran.status, f"kafka.{name}: " in ran.err) == (78, True), ran

@@ -1,6 +1,8 @@
 """What of other libraries' talk reaches the log."""
 
+import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -112,6 +114,14 @@ def test_at_debug_other_libraries_stay_quiet(capsys: pytest.CaptureFixture[str])
             logging.getLogger(name).debug("canary")
 
     assert "canary" not in capsys.readouterr().err
+
+
+def test_a_line_about_a_file_whose_name_is_not_utf_8_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"a\xff.yaml")
+    with _configured("info"):
+        structlog.get_logger("dispatcher").warning("mistake", file=name, inner={"name": [name, 1 << 80]})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["file"] == "a?.yaml"
 
 
 def test_a_text_in_a_line_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
