@@ -77,8 +77,6 @@ def _in_fetch(fetch: FetchedToken) -> Iterator[tuple[str, str]]:
         yield "auth.fetch.assertion", "belongs to grant jwt-bearer: leave it out, or choose that grant"
     if fetch.client_secret is not None and fetch.client_id is None:
         yield "auth.fetch.client_id", "client_secret is sent only with a client_id: give both or neither"
-    if fetch.client_secret is not None and _not_text(fetch.client_secret):
-        yield "auth.fetch.client_secret", "is not UTF-8 text: check that it is the right file"
     if fetch.grant == "jwt-bearer" and assertion is not None and assertion.body_hash:
         yield "auth.fetch.assertion.body_hash", "an assertion covers no body: leave it out"
     if assertion is not None:
@@ -129,11 +127,3 @@ def _in_token(token: SignedToken, where: str) -> Iterator[tuple[str, str]]:
 
 def _resolved(secret: Secret) -> bool:
     return bool(secret.reveal()) or secret.reference is None
-
-
-def _not_text(secret: Secret) -> bool:
-    try:
-        secret.reveal_text()
-    except UnicodeDecodeError:
-        return True
-    return False

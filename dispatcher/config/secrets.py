@@ -73,7 +73,7 @@ class Secret:
         try:
             return self._value.decode()
         except UnicodeDecodeError:
-            raise ValueError("the secret is not UTF-8 text") from None
+            raise ValueError("the secret is not UTF-8 text: check that it is the right file") from None
 
     @property
     def reference(self) -> dict[str, str] | None:

@@ -29,10 +29,11 @@ def refusal(given_answer: TokenAnswer) -> str:
     return str(caught.value)
 
 
-@given(
-    client_id=st.text(min_size=1, max_size=50).filter(lambda text: text == stripped(text)),
-    secret=st.text(min_size=1, max_size=50),
-)
+_IDS = st.text(min_size=1, max_size=50).filter(lambda text: text == stripped(text))
+"""Texts that the settings accept."""
+
+
+@given(client_id=_IDS, secret=_IDS)
 def test_any_id_and_secret_survive_basic_authentication(client_id: str, secret: str) -> None:
     config = fetched(client_id=client_id, client_secret=Secret(secret.encode()))
 
