@@ -31,6 +31,7 @@ from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 log = structlog.get_logger(__name__)
 
 _HELD = held_topic("")
+_TIER = re.compile(r"(.+)\.retry\.([0-9a-z.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def former_names(settings: Settings, existing: Iterable[str], read: Collection[s
     prefixes = {kafka.topic}
     uncertain = set()
     for name in there:
-        match = re.fullmatch(r"(.+)\.retry\.([0-9a-z.]+)", name)
+        match = _TIER.fullmatch(name)
         if match is None or (delay := _delay(match[2])) is None:
             continue
         if name in read or match[1] in (kafka.topic, kafka.prefix):
@@ -115,37 +116,34 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
     """
     own = dead_letter_topic(settings.kafka.prefix)
     async with admin_client(settings.kafka) as admin:
-        existing = [found["topic"] for found in await admin.describe_topics()]
-        read = [tp.topic for commits in await _own_commits(admin, settings.kafka) for tp in commits]
-    former = former_names(settings, existing, read).dead
-    return (own, *former) if own in existing or not former else former
+        described = await _described(admin)
+        read = [tp.topic for commits in await _own_commits(admin, settings.kafka, described) for tp in commits]
+    former = former_names(settings, described, read).dead
+    return (own, *former) if own in described or not former else former
 
 
 async def find_former_topics(settings: Settings) -> FormerTopics:
     """Returns the former topics that exist on the broker. Raises aiokafka's error if the broker doesn't answer."""
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
-        described = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
-        retried, held = await _own_commits(admin, kafka)
+        described = await _described(admin)
+        retried, held = await _own_commits(admin, kafka, described)
         read = {**retried, **held}
         names = former_names(settings, described, {tp.topic for tp in read})
         tiers = dict(names.tiers)
-        if names.uncertain and not await _is_old(admin, kafka, retried):
+        if names.uncertain and not await _is_old(admin, kafka, described, retried):
             tiers = {name: delay for name, delay in tiers.items() if name not in names.uncertain}
-
-    def partitions(topics: Iterable[str]) -> list[TopicPartition]:
-        return [TopicPartition(name, number) for name in topics for number in range(described[name])]
-
-    waiting = partitions((*tiers, *names.held))
-    known = await _ranges(kafka, [*waiting, *partitions(names.dead)])
+    waiting = _partitions(described, (*tiers, *names.held))
+    dead_partitions = _partitions(described, names.dead)
+    known = await _ranges(kafka, [*waiting, *dead_partitions])
     unread: dict[str, int] = {}
     for tp in waiting:
         first, end = known.get(tp, (0, 0))
         # One that doesn't answer may have records.
         if left := max(0, end - max(first, read.get(tp, 0))) if tp in known else 1:
             unread[tp.topic] = unread.get(tp.topic, 0) + left
-    uncommitted = {tp: known[tp][0] for tp in partitions(tiers) if tp not in read and tp in known}
-    dead = {tp.topic for tp in partitions(names.dead) if tp not in known or known[tp][0] < known[tp][1]}
+    uncommitted = {tp: known[tp][0] for tp in _partitions(described, tiers) if tp not in read and tp in known}
+    dead = {tp.topic for tp in dead_partitions if tp not in known or known[tp][0] < known[tp][1]}
     return FormerTopics(
         tiers,
         {name: count for name, count in unread.items() if name in tiers},
@@ -155,14 +153,20 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     )
 
 
-async def _is_old(admin: AIOKafkaAdminClient, kafka: KafkaSettings, retried: Mapping[TopicPartition, int]) -> bool:
+async def _is_old(
+    admin: AIOKafkaAdminClient,
+    kafka: KafkaSettings,
+    described: Mapping[str, int],
+    retried: Mapping[TopicPartition, int],
+) -> bool:
     """Returns True if the group has read retry topics named after the topic of events, or has yet to read any.
 
     `retried`: what its readers of retry topics have committed.
     """
     if any(tp.topic.startswith(f"{kafka.topic}.retry.") for tp in retried):
         return True
-    return not retried and bool(await _committed(admin, kafka.group_id))
+    events = _partitions(described, [kafka.topic])
+    return not retried and bool(await _committed(admin, kafka.group_id, events))
 
 
 async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
@@ -189,17 +193,34 @@ async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
     return found
 
 
+async def _described(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Returns the number of partitions of each topic."""
+    return {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
+
+
+def _partitions(described: Mapping[str, int], topics: Iterable[str]) -> list[TopicPartition]:
+    return [TopicPartition(name, number) for name in topics for number in range(described.get(name, 0))]
+
+
 async def _own_commits(
-    admin: AIOKafkaAdminClient, kafka: KafkaSettings
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, described: Mapping[str, int]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """Returns the positions that the group's readers have committed: those of parked events, and of held events."""
-    groups = retry_group(kafka.group_id), held_group(kafka.group_id)
-    retried, held = [await _committed(admin, group) for group in groups]
-    return retried, held
+    tiers = _partitions(described, filter(_TIER.fullmatch, described))
+    held = _partitions(described, (name for name in described if name.endswith(_HELD)))
+    return (
+        await _committed(admin, retry_group(kafka.group_id), tiers),
+        await _committed(admin, held_group(kafka.group_id), held),
+    )
 
 
-async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPartition, int]:
-    known = await admin.list_consumer_group_offsets(group_id)
+async def _committed(
+    admin: AIOKafkaAdminClient, group_id: str, partitions: list[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Returns the group's positions in these partitions. Not all brokers know how to list all that a group has."""
+    if not partitions:
+        return {}
+    known = await admin.list_consumer_group_offsets(group_id, partitions=partitions)
     return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
 
 
