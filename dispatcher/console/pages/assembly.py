@@ -19,6 +19,7 @@ from dispatcher.console.pages import (
     resend_dialog,
     scope_search,
     search,
+    tenant_events,
     testing,
     webhook_list,
 )
@@ -40,6 +41,7 @@ def add_to(app: web.Application, services: Services) -> None:
         overview,
         deliveries,
         events,
+        tenant_events,
         dead_events,
         resend_dialog,
         audit_log,

@@ -43,7 +43,7 @@ class StoredWebhook:
     updated_at: datetime
     updated_by: str
     deleted_at: datetime | None = None
-    """None unless it was deleted and can be restored."""
+    """None unless it was deleted."""
 
     def config(self) -> WebhookConfig:
         """Returns the configuration with empty secrets: to show, never to deliver.

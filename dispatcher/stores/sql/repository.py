@@ -230,6 +230,16 @@ class WebhookRepository:
         async with self._database.read() as connection:
             return await self._deleted(connection, webhook_id, orgs)
 
+    async def last_deleted(self, tenant: TenantKey, *, orgs: Orgs) -> StoredWebhook | None:
+        """Returns the webhook of a tenant that was deleted last, even if it can't be restored any more, or None."""
+        if not rows.is_storable(*tenant):
+            return None
+        statement = rows.deleted(orgs).where(webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox)
+        async with self._database.read() as connection:
+            found = await connection.execute(statement.order_by(webhooks.c.deleted_at.desc()).limit(1))
+            row = found.mappings().one_or_none()
+        return None if row is None else rows.stored_webhook(row, self._encryption)
+
     async def restore(self, webhook_id: str, *, by: str, orgs: Orgs) -> StoredWebhook:
         """Undoes a deletion of the last 30 days.
 

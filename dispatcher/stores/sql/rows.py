@@ -220,10 +220,15 @@ async def erase(connection: AsyncConnection, webhook_id: str, at: datetime) -> N
     await drop_secrets(connection, webhook_id, None)
 
 
+def deleted(orgs: Orgs) -> Select[tuple[object, ...]]:
+    """Selects the webhooks of these organisations that were deleted, also those that were erased since."""
+    statement = select(webhooks).where(webhooks.c.deleted_at.is_not(None))
+    return statement if orgs is None else statement.where(webhooks.c.org.in_(orgs))
+
+
 def restorable(orgs: Orgs, since: datetime) -> Select[tuple[object, ...]]:
     """Selects the webhooks of these organisations that were deleted after `since` and not erased."""
-    statement = select(webhooks).where(webhooks.c.deleted_at > since, webhooks.c.erased_at.is_(None))
-    return statement if orgs is None else statement.where(webhooks.c.org.in_(orgs))
+    return deleted(orgs).where(webhooks.c.deleted_at > since, webhooks.c.erased_at.is_(None))
 
 
 def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:

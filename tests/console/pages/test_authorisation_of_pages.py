@@ -101,6 +101,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/webhooks/{webhook_id}/audit"): lambda id_, name: Ask(f"/webhooks/{id_}/audit"),
     ("GET", "/webhooks/{webhook_id}/deliveries"): lambda id_, name: Ask(f"/webhooks/{id_}/deliveries"),
     ("GET", "/webhooks/{webhook_id}/deliveries/{event_id}"): lambda id_, name: Ask(f"/webhooks/{id_}/deliveries/msg"),
+    ("GET", "/events/{event_id}"): lambda _, name: Ask(f"/events/msg?org={LUMA_ORG}&sandbox={name}"),
     ("GET", "/webhooks/{webhook_id}/edit"): lambda id_, name: Ask(f"/webhooks/{id_}/edit", admins_only=True),
     ("POST", "/webhooks/{webhook_id}/edit"): lambda id_, name: Ask(
         f"/webhooks/{id_}/edit", draft(name) | {"action": "save", "version": "1"}, True

@@ -70,6 +70,7 @@ async def test_a_message_is_found_and_understood(browser: Browser, stage: Stage,
         assert await shown.violations() == []
         await rows.first.get_by_role("link", name="msg_1").click()
         timeline = shown.page.locator("ol.timeline")
+        await expect(timeline.get_by_role("listitem").first).to_contain_text("no later than")
         await expect(timeline).to_contain_text("Attempt 1: answered 503")
         await expect(timeline).to_contain_text("retry-after: 30")
         await expect(timeline).to_contain_text("Parked until")
