@@ -37,12 +37,14 @@ _NAMES: Final = {
     "auth.fetch.parameters": "Further parameters", "connect_timeout": "Connect timeout",
     "headers": "Header parameters", "events": "Events", "campaigns": "Campaign ids",
     "payload": "Payload version", "signing.new": "Signing secret", "rate_limit": "Rate limit", "timeout": "Timeout",
+    "enabled": "Deliveries on", "notify.emails": "Contacts", "signing": "Signing secrets",
     "tls.ca": "Own CA", "tls.certificate": "Client certificate", "tls.key": "Client key",
     **{f"auth.{at}.{key}": f"{before}{label}"
        for at, before in (("sign", ""), ("fetch.assertion", "Assertion: "))
        for key, label in (("algorithm", "Algorithm"), ("key", "Signing key"), ("kid", "Key id"), ("issuer", "Issuer"),
                           ("subject", "Subject"), ("audience", "Audience"), ("ttl", "Life of a token"),
-                          ("claims", "Further claims"))},
+                          ("claims", "Further claims"), ("body_hash", "Hash of the body"), ("jti", "Unique id"),
+                          ("nbf", "Valid from"))},
 }  # fmt: skip
 
 
@@ -72,6 +74,15 @@ class Editing:
     """Path that the form is posted to, if it is not the request's own."""
     conflict_since: int = 0
     """The version before what another editor saved meanwhile; 0 without a conflict."""
+
+    def note_conflict(self, error: EditConflict) -> None:
+        """Prepares the response to an edit of an older version: the next one replaces what was saved meanwhile."""
+        self.notice = (
+            f"This webhook was {error}. What you typed is still here; saving once more puts it in place of what "
+            "was saved meanwhile."
+        )
+        self.conflict_since = self.conflict_since or self.version
+        self.version, self.status = error.current_version, 412
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -143,11 +154,14 @@ class WebhookEditor:
             editing.notice, editing.status = _KEY_REPLACED, 412
             return None
         saved = None
-        config = await self._resolved(editing, person)
-        if config is not None and action == "test":
-            await self._test(editing, config, person)
-        elif config is not None:
-            saved = await self._saved(editing, config, person)
+        try:
+            config = await self._resolved(editing, person, editing.version if action == "save" else None)
+            if config is not None and action == "test":
+                await self._test(editing, config, person)
+            elif config is not None:
+                saved = await self._saved(editing, config, person)
+        except EditConflict as error:
+            editing.note_conflict(error)
         if editing.form.errors:
             editing.status = 422
         return saved
@@ -181,13 +195,21 @@ class WebhookEditor:
         )
         return await self._show(request, person, editing)
 
-    async def _resolved(self, editing: Editing, person: Person) -> WebhookConfig | None:
-        """Returns the configuration, or None after adding the problems to the form."""
+    async def _resolved(self, editing: Editing, person: Person, version: int | None) -> WebhookConfig | None:
+        """Returns the configuration, or None after adding the problems to the form.
+
+        Raises:
+            EditConflict: the webhook has another version than `version`. It is raised before any problem, which may
+                come from what was saved meanwhile.
+        """
         form, webhook = editing.form, editing.webhook
         draft = form.draft(_stored_headers(webhook))
         try:
             config = await self._renderer.services.webhooks.resolve(
-                draft, webhook_id=None if webhook is None else webhook.id, orgs=person.orgs
+                draft,
+                webhook_id=None if webhook is None else webhook.id,
+                orgs=person.orgs,
+                expected_version=version,
             )
         except ConfigError as error:
             form.add_problems(error.problems)
@@ -225,13 +247,6 @@ class WebhookEditor:
             form.add_error("org", str(error))
         except AlreadyExists as error:
             editing.existing_id, editing.status = error.existing_id, 409
-        except EditConflict as error:
-            editing.notice = (
-                f"This webhook was {error}. What you typed is still here; saving once more puts it in place of what "
-                "was saved meanwhile."
-            )
-            editing.conflict_since = editing.conflict_since or editing.version
-            editing.version, editing.status = error.current_version, 412
         return None
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
