@@ -289,6 +289,9 @@ async def test_tenants_without_a_webhook_are_found_by_an_index_of_their_own(empt
             assert "history_counts_no_webhook" in plan, plan
             seen = await HistorySearch(opened).seen.without_webhook(NOW - 86_400, orgs=orgs)
             assert [(one.tenant.org, one.events) for one in seen] == [("org-0", 97 * 5)]
+            delivered = await HistorySearch(opened).seen.delivered(NOW - 86_400, orgs=orgs)
+            assert len(delivered) == (199 if orgs is None else 1)
+            assert delivered[TenantKey("org-1", "prod")] == 97 * 5
     finally:
         await opened.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import orjson
 import pytest
@@ -16,7 +17,7 @@ from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllow
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.audit import AuditLog, write_entry
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.records import AuditAction, AuditQuery, WebhookQuery
+from dispatcher.stores.sql.records import MAX_LISTED, AuditAction, AuditQuery, Orgs, WebhookQuery
 from dispatcher.stores.sql.repository import WebhookRepository
 from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive, secretive_draft, with_signing
 
@@ -370,3 +371,31 @@ async def test_a_text_that_a_database_can_not_hold_is_refused_as_such(repository
         await repository.get("\0", orgs=None)
     backslash = await repository.create(plain(name="a\\u0000b"), by="ada", orgs=None)
     assert backslash.name == "a\\u0000b"
+
+
+async def test_a_search_is_sorted_and_paged_by_the_tenants_numbers(repository: WebhookRepository) -> None:
+    for number in range(7):
+        await repository.create(plain(sandbox=f"s'\"{number}", name=f"Webhook {6 - number}"), by="ada", orgs=None)
+    await repository.create(plain("other@AdobeOrg", name="Other"), by="ada", orgs=None)
+    numbers = {TenantKey("luma@AdobeOrg", f"s'\"{number}"): number % 3 for number in range(7) if number != 3}
+    numbers |= {TenantKey("gone@AdobeOrg", "prod"): 99, TenantKey("other@AdobeOrg", "prod"): 2**40}
+
+    async def names(orgs: Orgs = None, **query: Any) -> str:
+        page = await repository.search(WebhookQuery(**query), orgs=orgs, numbers=numbers)
+        return f"{' '.join(one.name.removeprefix('Webhook ') for one in page.items)} of {page.total}"
+
+    assert await names(descending=True) == "Other 1 4 2 5 0 3 6 of 8"
+    assert await names() == "0 3 6 2 5 1 4 Other of 8"
+    assert await names(descending=True, offset=2, limit=3) == "4 2 5 of 8"
+    assert await names(descending=True, offset=7) == "6 of 8"
+    assert await names(text="webhook", descending=True, limit=1) == "1 of 7"
+    assert await names(frozenset({"luma@AdobeOrg"}), descending=True, limit=1) == "1 of 7"
+    numbers = {TenantKey(f"org-{number}", "prod"): 1 for number in range(MAX_LISTED)}
+    assert await names(limit=2) == "Other 0 of 8"
+
+
+async def test_numbers_that_are_none_sort_by_name(repository: WebhookRepository) -> None:
+    for name in ("b", "a"):
+        await repository.create(plain(sandbox=name, name=name), by="ada", orgs=None)
+    page = await repository.search(WebhookQuery(descending=True), orgs=None, numbers={})
+    assert [one.name for one in page.items] == ["a", "b"]

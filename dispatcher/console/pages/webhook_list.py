@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlencode, urlsplit
@@ -17,7 +18,9 @@ from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.skipped import Skipped, skipped_lately
 from dispatcher.console.request_body import number_in
 from dispatcher.console.services import person_of
+from dispatcher.console.sources.attempt_counts import SPANS
 from dispatcher.console.webhook_state import WINDOW_S, ListedState, WebhookState, list_states, state_of
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
@@ -96,6 +99,8 @@ class WebhookRow:
     host: str
     skipped: Sequence[Skipped] | None
     """Events of the last 24 hours that were skipped, by reason; None without a history store."""
+    delivered: int
+    """Events of the last 24 hours that were delivered: by the history store if the list is sorted by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +153,10 @@ class WebhookListPage:
             org=scope.org,
             sandbox=scope.sandbox,
         )
-        if wanted.state in (None, "paused", "off") and (wanted.sort == "name" or wanted.sort == "tenant"):
-            begin = (wanted.page - 1) * PAGE
-            query = replace(query, sort=wanted.sort, descending=wanted.descending, offset=begin, limit=PAGE)
-            page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
-            return ListResult(await self._lines(page.items), page.total)
+        if wanted.state in (None, "paused", "off"):
+            page = await self._sorted_by_database(person, scope, wanted, query)
+            if page is not None:
+                return page
         sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
         found = await self._renderer.services.webhooks.list_all(replace(query, sort=sort), orgs=person.orgs)
         is_partial = False
@@ -168,8 +172,39 @@ class WebhookListPage:
         shown = await self._renderer.services.webhooks.get_all(ids, orgs=person.orgs)
         return ListResult(await self._lines(shown), len(listed), is_partial)
 
-    async def _lines(self, webhooks: Sequence[StoredWebhook]) -> list[WebhookRow]:
-        return list(await asyncio.gather(*map(self._line, webhooks)))
+    async def _sorted_by_database(
+        self, person: Person, scope: Scope, wanted: WebhookFilter, query: WebhookQuery
+    ) -> ListResult | None:
+        """Returns the page of a list that the database can sort; None if it doesn't have what it is sorted by."""
+        numbers = None
+        if wanted.sort == "delivered":
+            numbers = await self._delivered(person, scope)
+        if numbers is None and wanted.sort not in ("name", "tenant"):
+            return None
+        sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
+        begin = (wanted.page - 1) * PAGE
+        query = replace(query, sort=sort, descending=wanted.descending, offset=begin, limit=PAGE)
+        page = await self._renderer.services.webhooks.search(query, orgs=person.orgs, numbers=numbers)
+        return ListResult(await self._lines(page.items, numbers), page.total)
+
+    async def _delivered(self, person: Person, scope: Scope) -> Mapping[TenantKey, int] | None:
+        """Returns the delivered events of the last 24 hours by tenant; None if the history store doesn't have them."""
+        lookup = self._renderer.services.history
+        if lookup is None:
+            return None
+        slots, slot_s = SPANS["24h"]
+        since = (time.time() // slot_s - slots + 1) * slot_s
+        with suppress(DispatcherError):  # the readiness probe and the operator's log report the database
+            return await lookup.delivered(since, orgs=person.orgs if scope.org is None else frozenset({scope.org}))
+        return None
+
+    async def _lines(
+        self, webhooks: Sequence[StoredWebhook], delivered: Mapping[TenantKey, int] | None = None
+    ) -> list[WebhookRow]:
+        lines = await asyncio.gather(*map(self._line, webhooks))
+        if delivered is None:
+            return list(lines)
+        return [replace(line, delivered=delivered.get(line.webhook.tenant, 0)) for line in lines]
 
     async def _line(self, webhook: StoredWebhook) -> WebhookRow:
         services = self._renderer.services
@@ -177,7 +212,8 @@ class WebhookListPage:
             state_of(services, webhook), skipped_lately(services, webhook.tenant, "24h")
         )
         host = urlsplit(webhook.url).hostname or ""
-        return WebhookRow(webhook, webhook_state, sparkline_of(webhook_state.outcomes), host, skipped)
+        outcomes = webhook_state.outcomes
+        return WebhookRow(webhook, webhook_state, sparkline_of(outcomes), host, skipped, outcomes.delivered)
 
     async def _seen(self, person: Person, scope: Scope) -> list[SeenTenant] | None:
         """Returns tenants of the scope whose events are skipped because they have no webhook; None if unknown."""

@@ -95,6 +95,10 @@ class HistoryLookup:
         """Returns tenants that have events but no webhook, as `HistorySeen.without_webhook` does."""
         return await self._search.seen.without_webhook(since, orgs=orgs)
 
+    async def delivered(self, since: float, *, orgs: Orgs) -> dict[TenantKey, int]:
+        """Counts delivered events by tenant, as `HistorySeen.delivered` does."""
+        return await self._search.seen.delivered(since, orgs=orgs)
+
     async def seen_campaigns(self, tenant: TenantKey) -> list[str]:
         """Returns campaigns that had events lately, as `HistorySeen.campaigns` does."""
         return await self._search.seen.campaigns(tenant)

@@ -9,7 +9,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import clean
 from dispatcher.stores.sql.history_schema import NO_WEBHOOK
-from dispatcher.stores.sql.records import Orgs
+from dispatcher.stores.sql.records import MAX_LISTED, Orgs
 
 SEARCH_WITHIN_S: Final = 8.0
 MAX_TENANTS: Final = 200
@@ -43,6 +43,27 @@ class HistorySeen:
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             found = await connection.execute(statement, parameters)
             return [SeenTenant(TenantKey(row[0], row[1]), int(row[2])) for row in found]
+
+    async def delivered(self, since: float, *, orgs: Orgs) -> dict[TenantKey, int]:
+        """Counts the events of each tenant that were delivered in the quarters of an hour that begin since then.
+
+        Tenants without any are left out, and so are those with the fewest beyond `MAX_LISTED`.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        where = "" if orgs is None else "AND org IN :orgs "
+        parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_LISTED}
+        statement = text(
+            "SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND outcome = 'delivered' "  # noqa: S608  (constants)
+            f"{where}GROUP BY org, sandbox ORDER BY 3 DESC, 1, 2 LIMIT :limit"
+        )
+        if orgs is not None:
+            statement = statement.bindparams(bindparam("orgs", expanding=True))
+            parameters["orgs"] = sorted(map(clean, orgs))
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            found = await connection.execute(statement, parameters)
+            return {TenantKey(row[0], row[1]): int(row[2]) for row in found}
 
     async def campaigns(self, tenant: TenantKey) -> list[str]:
         """Returns the campaigns of the tenant's latest entries, the latest first, at most `MAX_CAMPAIGNS`.

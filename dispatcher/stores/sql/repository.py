@@ -70,14 +70,23 @@ class WebhookRepository:
             row = await rows.row_of_tenant(connection, tenant, orgs)
         return None if row is None else rows.stored_webhook(row, self._encryption)
 
-    async def search(self, query: WebhookQuery, *, orgs: Orgs) -> WebhookPage:
-        """Returns a page of the query's results among the webhooks of these organisations."""
+    async def search(
+        self, query: WebhookQuery, *, orgs: Orgs, numbers: Mapping[TenantKey, int] | None = None
+    ) -> WebhookPage:
+        """Returns a page of the query's results among the webhooks of these organisations.
+
+        Args:
+            numbers: numbers of tenants by which to sort instead of `query.sort`; tenants without one have 0.
+        """
         if not rows.is_storable(query.text, query.org or "", query.sandbox or ""):
             return WebhookPage((), 0)
         matching = rows.matching(query, orgs)
+        page = rows.page_of(matching, query)
+        if numbers is not None:
+            page = rows.page_by_number(query, orgs, numbers, is_postgresql=self._database.is_postgresql)
         async with self._database.read() as connection:
             total = (await connection.execute(select(func.count()).select_from(matching.subquery()))).scalar_one()
-            found = (await connection.execute(rows.page_of(matching, query))).mappings().all()
+            found = (await connection.execute(page)).mappings().all()
         return WebhookPage(tuple(rows.stored_webhook(row, self._encryption) for row in found), total)
 
     async def list_all(self, query: WebhookQuery, *, orgs: Orgs) -> list[ListedWebhook]:

@@ -2,10 +2,28 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, RowMapping, Select, delete, false, func, insert, not_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    RowMapping,
+    Select,
+    Text,
+    and_,
+    column,
+    delete,
+    false,
+    func,
+    insert,
+    not_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import Secret
@@ -17,6 +35,15 @@ from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers, seal_headers, without_headers
 from dispatcher.stores.sql.records import MAX_LISTED, MAX_PAGE, ListedWebhook, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
+
+_NUMBERS_SQLITE: Final = (
+    "SELECT json_extract(value, '$[0]') AS org, json_extract(value, '$[1]') AS sandbox, "
+    "json_extract(value, '$[2]') AS number FROM json_each(:numbers)"
+)
+_NUMBERS_POSTGRESQL: Final = (
+    "SELECT value->>0 AS org, value->>1 AS sandbox, CAST(value->>2 AS bigint) AS number "
+    "FROM json_array_elements(CAST(:numbers AS json)) AS value"
+)
 
 
 def is_storable(*texts: str) -> bool:
@@ -59,13 +86,13 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
     if query.paused is not None:
         is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
         statement = statement.where(is_paused if query.paused else not_(is_paused))
-    for column, value in (
+    for member, value in (
         (webhooks.c.enabled, query.enabled),
         (webhooks.c.org, query.org),
         (webhooks.c.sandbox, query.sandbox),
     ):
         if value is not None:
-            statement = statement.where(column == value)
+            statement = statement.where(member == value)
     return statement
 
 
@@ -105,6 +132,24 @@ def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Selec
     """Applies order and page of a query to a statement."""
     ordered = statement.order_by(*_order(query))
     return ordered.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
+
+
+def page_by_number(
+    query: WebhookQuery, orgs: Orgs, numbers: Mapping[TenantKey, int], *, is_postgresql: bool
+) -> Select[tuple[object, ...]]:
+    """Selects a page of a query's results ordered by the tenants' numbers, 0 for those without, then by name.
+
+    The numbers are one parameter, because they may come from another database.
+    """
+    given = orjson.dumps([[*tenant, number] for tenant, number in numbers.items()]).decode()
+    source = text(_NUMBERS_POSTGRESQL if is_postgresql else _NUMBERS_SQLITE).bindparams(numbers=given)
+    columns = (column("org", Text), column("sandbox", Text), column("number", BigInteger))
+    known = source.columns(*columns).subquery("numbers")
+    is_same = and_(webhooks.c.org == known.c.org, webhooks.c.sandbox == known.c.sandbox)
+    number = func.coalesce(known.c.number, 0)
+    order = (number.desc() if query.descending else number, func.lower(webhooks.c.name), webhooks.c.id)
+    joined = matching(query, orgs).outerjoin(known, is_same).order_by(*order)
+    return joined.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
 
 
 async def row_of(connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> RowMapping:
