@@ -10,6 +10,7 @@ What was parked there must not be lost. A topic counts as a former one if
 reads former dead-letter topics. Former topics of held events are only named. Nothing is written to any of them.
 """
 
+import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
+from dispatcher.tasks import Backoff
 
 log = structlog.get_logger(__name__)
 
+COORDINATOR_S = 15.0
 _HELD = held_topic("")
 _TIER = re.compile(r"(.+)\.retry\.([0-9a-z.]+)")
 
@@ -217,11 +220,23 @@ async def _own_commits(
 async def _committed(
     admin: AIOKafkaAdminClient, group_id: str, partitions: list[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """Returns the group's positions in these partitions. Not all brokers know how to list all that a group has."""
+    """Returns the group's positions in these partitions. Not all brokers know how to list all that a group has.
+
+    Waits `COORDINATOR_S` for a coordinator: a new cluster has none until it has created its topic of positions.
+    """
     if not partitions:
         return {}
-    known = await admin.list_consumer_group_offsets(group_id, partitions=partitions)
-    return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
+    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
+    give_up_at = now() + COORDINATOR_S
+    while True:
+        try:
+            known = await admin.list_consumer_group_offsets(group_id, partitions=partitions)
+        except kafka_errors.GroupCoordinatorNotAvailableError:
+            if now() >= give_up_at:
+                raise
+            await backoff.wait()
+        else:
+            return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
 
 
 async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:

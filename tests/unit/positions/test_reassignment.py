@@ -59,7 +59,7 @@ def refuse_metadata(bench: Bench, longest: int) -> None:
 
 @virtual_time
 async def test_finished_records_are_not_begun_again_though_their_commit_was_refused() -> None:
-    bench = Bench(commit_interval="1h")
+    bench = Bench(commits=False)
     begun = await finished_and_uncommitted(bench)
     await taken_away(bench)
     await asyncio.sleep(5)
@@ -90,7 +90,7 @@ async def test_records_finished_beyond_an_older_commit_are_not_begun_again() -> 
 
 @virtual_time
 async def test_a_partition_that_is_taken_away_again_before_its_position_is_known_is_still_remembered() -> None:
-    bench = Bench(commit_interval="1h")
+    bench = Bench(commits=False)
     begun = await finished_and_uncommitted(bench)
     bench.broker.faults.metadata_unreadable = True
     for _ in range(3):
@@ -123,7 +123,7 @@ async def test_if_the_broker_takes_no_metadata_a_rebalance_repeats_only_what_was
 @pytest.mark.parametrize("theirs", [None, 3, 12, 40])
 async def test_another_member_that_had_the_partition_in_between_changes_nothing(theirs: int | None) -> None:
     """It may have committed nothing, less, or more than was finished here."""
-    bench = Bench(commit_interval="1h")
+    bench = Bench(commits=False)
     begun = await finished_and_uncommitted(bench)
     other = await second_member(bench)
     bench.produce(0, 20)
@@ -213,7 +213,7 @@ async def test_a_position_that_was_deleted_by_hand_is_replayed() -> None:
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("grown", [3, 29, 30, 60])
 async def test_records_finished_in_a_lost_log_do_not_count_in_the_new_one(grown: int, *, committed: bool) -> None:
-    bench = Bench(commit_interval="100ms" if committed else "1h")
+    bench = Bench(commits=committed)
     begun, before = await finished_and_uncommitted(bench), resets("truncated") + resets("replaced")
     other = await second_member(bench)
     bench.broker.truncate(ONE, 0)
@@ -233,7 +233,7 @@ async def test_records_finished_in_a_lost_log_do_not_count_in_the_new_one(grown:
 @pytest.mark.parametrize("left", [0, 10, 29])
 async def test_a_new_log_that_another_member_has_committed_already_is_not_skipped(left: int) -> None:
     """The group's position fits the log as it is now; what was finished here doesn't."""
-    bench = Bench(commit_interval="1h")
+    bench = Bench(commits=False)
     begun = await finished_and_uncommitted(bench)
     other = await second_member(bench)
     bench.broker.truncate(ONE, left)
@@ -257,7 +257,7 @@ async def test_a_new_log_that_another_member_has_committed_already_is_not_skippe
 
 @virtual_time
 async def test_records_that_retention_took_after_they_were_finished_here_are_not_missed() -> None:
-    bench, before = Bench(commit_interval="1h"), removed()
+    bench, before = Bench(commits=False), removed()
     begun = await finished_and_uncommitted(bench)
     other = await second_member(bench)
     bench.produce(0, 10)
@@ -275,7 +275,7 @@ async def test_records_that_retention_took_after_they_were_finished_here_are_not
 @virtual_time
 async def test_a_log_that_was_cut_off_inside_a_gap_hides_no_record() -> None:
     """The record in flight lay behind a gap in the offsets. What fills the gap later was never seen."""
-    bench = Bench(commit_interval="1h")
+    bench = Bench(commits=False)
     bench.produce(0, 10)
     bench.broker.ends[ONE] = 20
     bench.produce(0, 1)
