@@ -88,7 +88,7 @@ async def test_the_token_against_forged_requests_is_another_text_in_each_answer(
 def test_masking_is_undone(token: str) -> None:
     masked = csrf.mask(token)
     assert csrf.unmask(masked) == token
-    assert not token or csrf.mask(token) != masked
+    assert len(token) < 8 or csrf.mask(token) != masked, "a short mask may be drawn twice"
 
 
 @given(st.text(max_size=50))
