@@ -95,6 +95,8 @@ def with_native_values(source: str) -> str:
     """
     lines = [*source.splitlines(), ""]
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "dispatcher.contract.values":
+            lines[node.lineno - 1] = _import_of_values(node)
         if not isinstance(node, ast.ClassDef):
             continue
         for decorator in node.decorator_list:
@@ -105,9 +107,14 @@ def with_native_values(source: str) -> str:
                     options["init"] = False
                 given = ", ".join(f"{name}={value}" for name, value in options.items())
                 lines[decorator.lineno - 1] = f"@dataclass({given})" if given else "@dataclass"
-    return "\n".join(lines).replace(
-        "from dispatcher.contract.values import slots_dataclass", "from dataclasses import dataclass"
-    )
+    return "\n".join(lines)
+
+
+def _import_of_values(node: ast.ImportFrom) -> str:
+    """Returns an import of one line with `dataclass` in place of `slots_dataclass`."""
+    names = [alias.name for alias in node.names if alias.name != "slots_dataclass"]
+    rest = f"; from {node.module} import {', '.join(names)}" if names else ""
+    return f"from dataclasses import dataclass{rest}"
 
 
 def _options(decorator: ast.expr) -> dict[str, object] | None:

@@ -114,3 +114,7 @@ def test_no_compiled_class_is_replaced_by_its_decorator(module: str) -> None:
     native = with_native_values((PACKAGE / f"{module}.py").read_text())
     assert "slots=True" not in native
     assert "@slots_dataclass" not in native
+    imports = [node for node in ast.walk(ast.parse(native)) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports for alias in node.names}
+    assert "slots_dataclass" not in names
+    assert "dataclass" in names or "@dataclass" not in native
