@@ -1,9 +1,10 @@
 """Changes a SCRAM password in a running broker (KIP-554), which aiokafka knows no request for."""
 
-import asyncio
 import hashlib
 import os
 import struct
+
+from tests.kafka.raw_request import answer_of
 
 _ALTER_USER_SCRAM_CREDENTIALS = 51
 _ITERATIONS = 4096
@@ -18,16 +19,7 @@ async def set_password(address: str, user: str, password: str) -> None:
 
 async def _send(address: str, user: str, upsert: bytes) -> None:
     body = _length(0) + _length(1) + upsert + b"\0"
-    header = struct.pack(">hhih", _ALTER_USER_SCRAM_CREDENTIALS, 0, 1, -1) + b"\0"
-    host, port = address.rsplit(":", 1)
-    async with asyncio.timeout(20):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            writer.write(struct.pack(">i", len(header + body)) + header + body)
-            (size,) = struct.unpack(">i", await reader.readexactly(4))
-            answer = await reader.readexactly(size)
-        finally:
-            writer.close()
+    answer = await answer_of(address, _ALTER_USER_SCRAM_CREDENTIALS, body, is_flexible=True)
     # correlation (4), tags (1), throttle (4), array length (1), then by user: compact name, error code
     (error_code,) = struct.unpack_from(">h", answer, 11 + len(user))
     assert error_code == 0, answer

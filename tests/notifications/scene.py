@@ -21,8 +21,7 @@ from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.notification_store import NotificationStore
 from tests.notifications.receivers import PASSWORD, USER, Certificates, Endpoint, MailServer
-from tests.stores_sql.history_examples import NOW
-from tests.stores_sql.test_history_store import Clock
+from tests.stores_sql.history_examples import NOW, Clock
 
 LUMA = TenantKey("luma@AdobeOrg", "prod")
 CONTACT, OPERATOR = "ops@luma.example", "noc@operator.example"

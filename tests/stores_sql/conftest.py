@@ -9,8 +9,10 @@ import pytest
 from dispatcher.config.secrets import Secret
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
+from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
+from tests.stores_sql.history_examples import SETTINGS, Clock
 from tests.stores_sql.postgres import Postgres, install
 
 
@@ -56,3 +58,16 @@ def encryption() -> Encryption:
 @pytest.fixture
 def repository(database: Database, encryption: Encryption) -> WebhookRepository:
     return WebhookRepository(database, encryption)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(database: Database, clock: Clock) -> HistoryStore:
+    """The history store in the test's database. Tests of webhooks have a store of their own."""
+    made = HistoryStore(database, SETTINGS, clock)
+    await made.prepare()
+    return made

@@ -1,14 +1,20 @@
-"""Generated histories, and the naive answer to a search in them."""
+"""Generated histories, the naive answer to a search in them, and what a store has of them."""
 
 import random
 from collections.abc import Sequence
 
+from sqlalchemy import text
+
+from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import Orgs
 
 NOW = 1_790_000_000.0
 """Unix seconds: the clock of these tests."""
+DAY_S = 86_400
+SETTINGS = HistorySettings.model_validate({})
 ORGS = ("A@AdobeOrg", "B@AdobeOrg")
 SANDBOXES = ("prod", "stage")
 REASONS = {
@@ -20,6 +26,16 @@ REASONS = {
     HistoryOutcome.DEAD: ("rejected", "expired"),
     HistoryOutcome.REDRIVEN: ("rejected",),
 }
+
+
+class Clock:
+    """The store's time, set by tests."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def entry(chance: random.Random, number: int, *, age_s: float = 20 * 3600) -> HistoryEntry:
@@ -89,3 +105,16 @@ def _matches(entry: HistoryEntry, query: HistoryQuery, orgs: Orgs) -> bool:
         and (not query.message_statuses or entry.message_status in query.message_statuses)
         and (not query.channels or entry.channel in query.channels)
     )
+
+
+async def size(database: Database) -> int:
+    async with database.read() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM history_entries"))).scalar_one())
+
+
+async def counted(database: Database) -> dict[tuple[str, str, str, str], int]:
+    async with database.read() as connection:
+        found = await connection.execute(
+            text("SELECT org, sandbox, outcome, reason, sum(events) FROM history_counts GROUP BY 1, 2, 3, 4")
+        )
+        return {tuple(row)[:4]: int(row[4]) for row in found}

@@ -13,15 +13,9 @@ from dispatcher.stores.sql import history_store
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
-from tests.stores_sql.history_examples import NOW
-from tests.stores_sql.test_history_store import DAY_S, SETTINGS, Clock, counted, size
+from tests.stores_sql.history_examples import DAY_S, NOW, Clock, counted, size
 
 PERSON = f"{3:032x}"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -32,13 +26,6 @@ async def database(empty_url: Secret, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     opened = Database(empty_url, create=True, setting="history.url")
     yield opened
     await opened.close()
-
-
-@pytest.fixture
-async def store(database: Database, clock: Clock) -> HistoryStore:
-    made = HistoryStore(database, SETTINGS, clock)
-    await made.prepare()
-    return made
 
 
 def entries(count: int) -> list[Row]:

@@ -10,11 +10,10 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.telemetry import metrics
-from tests.stores_sql.history_examples import NOW
-from tests.stores_sql.test_history_states import clock, database
-from tests.stores_sql.test_history_store import Clock
+from tests.stores_sql.history_examples import NOW, Clock
+from tests.stores_sql.test_history_states import database
 
-__all__ = ["clock", "database"]
+__all__ = ["database"]
 
 DAY_S = 86_400.0
 SETTINGS = Settings.model_validate(

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.fleet_state import FleetState, decode_evidence, evidence_by_tenant
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
@@ -18,16 +17,9 @@ from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import tenants
 from dispatcher.stores.sql.history_states import TenantStates, WebhookInUse
 from dispatcher.stores.sql.history_store import HistoryStore
-from tests.stores_sql.history_examples import NOW, records
-from tests.stores_sql.test_history_store import Clock
+from tests.stores_sql.history_examples import NOW, SETTINGS, Clock, records
 
-SETTINGS = HistorySettings.model_validate({})
 BAD, GOOD = TenantKey("bad'\N{SNOWMAN}", "prod"), TenantKey("good", "prod")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.history_positions import Move, StoredPositions
 from dispatcher.contract.tenant import TenantKey
@@ -21,25 +20,18 @@ from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import DAY_MS, metadata, partition_name
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_store import HistoryStore
-from tests.stores_sql.history_examples import NOW, ORGS, SANDBOXES, entry, records
-
-DAY_S = 86_400
-SETTINGS = HistorySettings.model_validate({})
-
-
-class Clock:
-    """The store's time, set by tests."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.stores_sql.history_examples import (
+    DAY_S,
+    NOW,
+    ORGS,
+    SANDBOXES,
+    SETTINGS,
+    Clock,
+    counted,
+    entry,
+    records,
+    size,
+)
 
 
 @pytest.fixture
@@ -49,28 +41,8 @@ async def database(empty_url: Secret) -> AsyncIterator[Database]:
     await opened.close()
 
 
-@pytest.fixture
-async def store(database: Database, clock: Clock) -> HistoryStore:
-    made = HistoryStore(database, SETTINGS, clock)
-    await made.prepare()
-    return made
-
-
 def rows(*found: HistoryRecord) -> list[Row]:
     return [row for record in found for row in rows_of(record)[0]]
-
-
-async def size(database: Database) -> int:
-    async with database.read() as connection:
-        return int((await connection.execute(text("SELECT count(*) FROM history_entries"))).scalar_one())
-
-
-async def counted(database: Database) -> dict[tuple[str, str, str, str], int]:
-    async with database.read() as connection:
-        found = await connection.execute(
-            text("SELECT org, sandbox, outcome, reason, sum(events) FROM history_counts GROUP BY 1, 2, 3, 4")
-        )
-        return {tuple(row)[:4]: int(row[4]) for row in found}
 
 
 async def test_an_entry_written_twice_is_stored_and_counted_once(store: HistoryStore, database: Database) -> None:
