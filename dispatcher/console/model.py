@@ -137,6 +137,8 @@ class Outcomes:
     p50_ms: float | None = None
     """Of the responses in the window; None if there were none."""
     p95_ms: float | None = None
+    is_completed: bool = False
+    """The history store has added what the topic no longer has."""
 
     @property
     def delivered(self) -> int:

@@ -30,14 +30,14 @@ async def outcomes_of(services: Services, tenant: TenantKey, window: Window) -> 
         slots = await services.history.slots(tenant, found.buckets[0].start, time.time() + found.bucket_s)
     except DispatcherError:
         return found
-    return replace(found, buckets=tuple(_completed(one, found.bucket_s, slots) for one in found.buckets))
+    buckets = tuple(_completed(one, found.bucket_s, slots) for one in found.buckets)
+    return replace(found, buckets=buckets, is_completed=True)
 
 
 def known_since(services: Services, outcomes: Outcomes) -> float | None:
     """Returns the time from which on requests are known, if it is within the window."""
     since = services.attempts.known_since
-    is_complete = outcomes.window == "7d" and services.history is not None
-    return None if since is None or is_complete or since <= outcomes.buckets[0].start else since
+    return None if since is None or outcomes.is_completed or since <= outcomes.buckets[0].start else since
 
 
 def _completed(bucket: BucketModel, span_s: float, slots: Sequence[SlotCount]) -> BucketModel:

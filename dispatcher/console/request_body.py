@@ -131,3 +131,8 @@ def number_in(text: str, most: int = MAX_NUMBER) -> int | None:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, "too_large", f"The request's body is larger than {limit // 1024:,} KiB.")
+
+
+def words_in(text: str) -> frozenset[str]:
+    """Returns the words of a filter, separated by commas or blanks, at most 20."""
+    return frozenset(text.replace(",", " ").split()[:20])

@@ -66,10 +66,12 @@ class WebhookState:
 
 async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
     """Returns the state of a webhook. If the broker or the dispatchers are unavailable, their part is missing."""
-    lane, tiers, report = await asyncio.gather(
-        services.lanes.of(webhook.tenant), _waiting(services, webhook), _report(services, webhook)
+    lane, tiers, report, outcomes = await asyncio.gather(
+        services.lanes.of(webhook.tenant),
+        _waiting(services, webhook),
+        _report(services, webhook),
+        outcomes_of(services, webhook.tenant, window),
     )
-    outcomes = await outcomes_of(services, webhook.tenant, window)
     failing = services.attempts.failing(webhook.tenant)
     state = judged_state(webhook, report, lane, failing, is_answering=services.lanes.is_answering)
     delivered_at = None if report is None else report.delivered_at

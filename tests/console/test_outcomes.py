@@ -74,4 +74,8 @@ async def test_a_store_that_does_not_answer_costs_only_its_part(
 
     async with history_in(tmp_path) as history:
         monkeypatch.setattr(history.lookup, "slots", fail)
-        assert (await outcomes_of(services_of(Tailed(60), history.lookup), LUMA, "7d")).delivered == 1
+        tailed = Tailed(60)
+        services = services_of(tailed, history.lookup)
+        week = await outcomes_of(services, LUMA, "7d")
+        assert week.delivered == 1
+        assert known_since(services, week) == tailed.known_since

@@ -32,7 +32,7 @@ class AuditPages:
     async def of_all(self, request: web.Request) -> web.StreamResponse:
         person = person_of(request)
         scope = Scope.of(request, person)
-        orgs: Orgs = person.orgs if scope.org is None else frozenset({scope.org})
+        orgs = scope.orgs(person)
         entries, older = await self._search(request, orgs, webhook_id=None, sandbox=scope.sandbox)
         return await self._renderer.page(
             request, "audit.html", at="audit", entries=entries, older=older, action=_action(request), webhook=None

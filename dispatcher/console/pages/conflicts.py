@@ -62,7 +62,8 @@ async def conflicts_of(
     for entry in reversed(versions):
         for path, change in entry.changes.items():
             if isinstance(change, Mapping) and "before" in change:
-                before = changes[path].before if path in changes else change["before"]
+                earlier = changes.pop(path, None)  # what was saved last comes last
+                before = change["before"] if earlier is None else earlier.before
                 changes[path] = _Change(before, change.get("after"), entry.actor)
     fields: dict[str, dict[str, _Change]] = {}
     for path, made in (changes | _change_of_method(changes)).items():

@@ -14,6 +14,7 @@ from dispatcher.console import actions
 from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
@@ -127,18 +128,10 @@ class DeadEventsPages:
         wanted = DeadEventFilter.of(request.query)
         return await self._list(request, wanted, wanted.time.problem)
 
-    async def _campaigns(self, tenant: TenantKey | None) -> list[str]:
-        """Returns the campaigns that the sandbox's events had lately; none for several, or without a store."""
-        lookup = self._renderer.services.history
-        try:
-            return [] if lookup is None or tenant is None else await lookup.seen_campaigns(tenant)
-        except DispatcherError:
-            return []
-
     async def _list(self, request: web.Request, wanted: DeadEventFilter, problem: str = "") -> web.StreamResponse:
         person = person_of(request)
         scope, dead = Scope.of(request, person), self._renderer.services.dead_events
-        page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
+        page = dead.search(wanted.query(scope.tenant, time.time()), orgs=scope.orgs(person))
         webhooks = {webhook.tenant: webhook for webhook in await self._renderer.webhooks(person, scope)}
         matching = self._matching(scope, webhooks, wanted) if person.is_admin else []
         whole = matching[:MAX_GROUPS]
@@ -160,7 +153,7 @@ class DeadEventsPages:
             reasons=[reason.value for reason in DeadReason],
             statuses=STATUSES,
             spans=SPANS,
-            campaigns=await self._campaigns(scope.tenant),
+            campaigns=await campaigns_of(self._renderer.services, scope.tenant),
             problem=problem,
             source_problem=dead.problem,
         )
@@ -242,10 +235,6 @@ def _by_tenant(dead_events: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:
 
 def _chose_all(posted: MultiMapping[object]) -> bool:
     return posted.get("which") == "all"
-
-
-def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
-    return person.orgs if scope.org is None else frozenset({scope.org})
 
 
 def _recipient(dead_event: DeadEventModel, person: Person) -> str:

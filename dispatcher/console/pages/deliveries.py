@@ -53,7 +53,7 @@ class DeliveriesPage:
             if len(webhooks) == 1:
                 found = await history_of(self._renderer, request, webhooks[0])
             else:
-                found = await history_of_scope(self._renderer, request, lookup)
+                found = await history_of_scope(self._renderer, request, lookup, webhooks)
             return await self._renderer.page(request, "history.html", at="deliveries", status=found.status, found=found)
         query = _query(request)
         if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown

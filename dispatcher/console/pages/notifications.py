@@ -15,7 +15,7 @@ from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.stores.sql.records import Orgs, StoredWebhook
+from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50
 _NO_DESK: Final = "There are no notifications without a history store: the operator sets history.url."
@@ -76,7 +76,7 @@ class NotificationPages:
     async def _list(self, request: web.Request, *, done: str = "", problem: str = "") -> web.Response:
         person, desk = person_of(request), self._desk
         scope = Scope.of(request, person)
-        orgs: Orgs = person.orgs if scope.org is None else frozenset({scope.org})
+        orgs = scope.orgs(person)
         tenant = TenantKey(scope.org, scope.sandbox) if scope.org is not None and scope.sandbox is not None else None
         before = request.query.get("before")
         messages = [] if desk is None else await desk.recent(orgs=orgs, tenant=tenant, before=before, limit=PAGE)

@@ -10,8 +10,9 @@ from multidict import MultiMapping
 
 from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
+from dispatcher.console.pages.search import RESENT
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
-from dispatcher.console.request_body import form_body, number_in
+from dispatcher.console.request_body import form_body, number_in, words_in
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
@@ -22,7 +23,6 @@ MAX_CHOSEN: Final = 100
 """Events that are chosen one by one: they fit into a URL."""
 MAX_GROUPS: Final = 50
 _INCLUDE: Final = ("delivered", "dead")
-_FILTERS: Final = ("reason", "status", "channel", "campaign")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ResendChoice:
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "ResendChoice":
         """Reads a query or form; cuts long values."""
-        texts = {name: str(given.get(name, "")).strip()[:200] for name in _FILTERS}
+        texts = {name: str(given.get(name, "")).strip()[:200] for name in RESENT}
         events = tuple(dict.fromkeys(str(one)[:200] for one in given.getall("event", [])))[:MAX_CHOSEN]
         chosen = given.getall("include", _INCLUDE)
         include = tuple(one for one in _INCLUDE if one in chosen)
@@ -64,21 +64,17 @@ class ResendChoice:
             event_ids=self.events,
             since=self.time.begin(now),
             until=self.time.end,
-            reasons=_words(self.reason),
-            message_statuses=_words(self.status),
-            channels=_words(self.channel),
+            reasons=words_in(self.reason),
+            message_statuses=words_in(self.status),
+            channels=words_in(self.channel),
             campaign_id=self.campaign or None,
         )
         return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
 
     def fields(self) -> list[tuple[str, str]]:
         """Returns names and values for hidden fields. A relative range becomes its time when it is confirmed."""
-        fields = [*self.time.fields(), *((name, value) for name in _FILTERS if (value := getattr(self, name)))]
+        fields = [*self.time.fields(), *((name, value) for name in RESENT if (value := getattr(self, name)))]
         return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)]
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.replace(",", " ").split()[:20])
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:

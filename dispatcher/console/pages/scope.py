@@ -57,6 +57,10 @@ class Scope:
         """The tenant, if the scope is a single one."""
         return None if self.org is None or self.sandbox is None else TenantKey(self.org, self.sandbox)
 
+    def orgs(self, person: Person) -> Orgs:
+        """Returns the organisations that are shown: the scope's, else those of the person; None for all."""
+        return person.orgs if self.org is None else frozenset({self.org})
+
     @property
     def label(self) -> str:
         if self.org is None:

@@ -1,6 +1,6 @@
 """The search field of the top bar, and the lists of what happened: of any message, of one webhook, of all in scope."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -11,18 +11,21 @@ from aiohttp import web
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import form_body, words_in
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryQuery
-from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
+from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50
 MAX_TEXT: Final = 256
 FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
+RESENT: Final = ("reason", "status", "channel", "campaign")
+"""The filters by which events are sent again, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,9 @@ class Filters:
             since=self.time.begin(now),
             until=self.time.end,
             outcomes=outcomes,
-            reasons=_words(self.reason),
-            message_statuses=_words(self.status),
-            channels=_words(self.channel),
+            reasons=words_in(self.reason),
+            message_statuses=words_in(self.status),
+            channels=words_in(self.channel),
             before=before,
             limit=PAGE,
         )
@@ -77,8 +80,7 @@ class Filters:
         """The query that sends again what these filters select; None if that can't be sent again by time."""
         if self.q or self.recipient or self.outcome not in ("", "delivered", "dead"):
             return None
-        names = ("reason", "status", "channel", "campaign")
-        filters = [(name, value) for name in names if (value := getattr(self, name))]
+        filters = [(name, value) for name in RESENT if (value := getattr(self, name))]
         include = [("include", self.outcome)] if self.outcome else []
         return urlencode([*self.time.fields(), *filters, *include])
 
@@ -150,17 +152,17 @@ class Search:
         )  # fmt: skip
 
 
-async def _rows(renderer: Renderer, entries: Iterable[HistoryEntry], person: Person) -> list[SearchResult]:
-    """Returns the entries with the webhooks of their tenants."""
-    webhooks: dict[tuple[str | None, str | None], StoredWebhook | None] = {}
+async def _rows(
+    renderer: Renderer, entries: Iterable[HistoryEntry], person: Person, known: Iterable[StoredWebhook] = ()
+) -> list[SearchResult]:
+    """Returns the entries with the webhooks of their tenants. Only those that aren't `known` are looked up."""
+    webhooks: dict[TenantKey, StoredWebhook | None] = {one.tenant: one for one in known}
     rows = []
     for entry in entries:
-        key = entry.org, entry.sandbox
-        if key not in webhooks:
-            query = WebhookQuery(org=entry.org, sandbox=entry.sandbox, limit=1)
-            page = await renderer.services.webhooks.search(query, orgs=person.orgs)
-            webhooks[key] = next(iter(page.items), None) if entry.org and entry.sandbox else None
-        rows.append(SearchResult(entry, webhooks[key]))
+        tenant = TenantKey(entry.org, entry.sandbox) if entry.org and entry.sandbox else None
+        if tenant is not None and tenant not in webhooks:
+            webhooks[tenant] = await renderer.services.webhooks.of_tenant(tenant, orgs=person.orgs)
+        rows.append(SearchResult(entry, None if tenant is None else webhooks[tenant]))
     return rows
 
 
@@ -194,29 +196,26 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
     page = await lookup.search(query, orgs=person_of(request).orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
     rows = [SearchResult(entry, webhook) for entry in page.items]
-    campaigns = tuple(await lookup.seen_campaigns(webhook.tenant))
+    campaigns = await campaigns_of(renderer.services, webhook.tenant)
     return HistoryList(rows, filters, older, lookup.problem, webhook, campaigns)
 
 
-async def history_of_scope(renderer: Renderer, request: web.Request, lookup: HistoryLookup) -> HistoryList:
-    """Returns the history of all tenants in the request's scope by its filters."""
+async def history_of_scope(
+    renderer: Renderer, request: web.Request, lookup: HistoryLookup, webhooks: Sequence[StoredWebhook]
+) -> HistoryList:
+    """Returns the history of all tenants in the request's scope by its filters. `webhooks`: those in the scope."""
     person, filters = person_of(request), Filters.of(request)
     if filters.time.problem:
         return HistoryList([], filters, None, None)
     scope = Scope.of(request, person)
-    orgs = person.orgs if scope.org is None else frozenset({scope.org})
+    orgs = scope.orgs(person)
     query = filters.query(_now(), scope.tenant, lookup, request.query.get("before") or None)
     if scope.tenant is not None or query.any_id is not None or query.recipients or query.campaign_id is not None:
         page = await lookup.search(query, orgs=orgs)
     else:
-        tenants = [webhook.tenant for webhook in await renderer.webhooks(person, scope)]
-        page = await lookup.search_scope(query, tenants, orgs=orgs)
+        page = await lookup.search_scope(query, [webhook.tenant for webhook in webhooks], orgs=orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
-    return HistoryList(await _rows(renderer, page.items, person), filters, older, lookup.problem)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(word for word in text.replace(",", " ").split()[:20])
+    return HistoryList(await _rows(renderer, page.items, person, webhooks), filters, older, lookup.problem)
 
 
 def _now() -> float:

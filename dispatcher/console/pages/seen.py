@@ -27,6 +27,16 @@ class Seen:
     tenants: tuple[SeenTenant, ...] = field(default=())
 
 
+async def campaigns_of(services: Services, tenant: TenantKey | None) -> tuple[str, ...]:
+    """Returns the campaigns that a tenant's events had lately; none without a tenant, or if no store answers."""
+    if services.history is None or tenant is None:
+        return ()
+    try:
+        return tuple(await services.history.seen_campaigns(tenant))
+    except DispatcherError:
+        return ()
+
+
 async def seen_of(services: Services, person: Person, tenant: TenantKey | None) -> Seen:
     """Returns the tenants, channels and campaigns that had events recently, as suggestions for the webhook form.
 

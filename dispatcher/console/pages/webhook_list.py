@@ -152,13 +152,13 @@ class WebhookListPage:
             paused=None if wanted.state in (None, "off") else wanted.state == "paused",
             org=scope.org,
             sandbox=scope.sandbox,
+            sort="tenant" if wanted.sort == "tenant" else "name",
         )
         if wanted.state in (None, "paused", "off"):
             page = await self._sorted_by_database(person, scope, wanted, query)
             if page is not None:
                 return page
-        sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
-        found = await self._renderer.services.webhooks.list_all(replace(query, sort=sort), orgs=person.orgs)
+        found = await self._renderer.services.webhooks.list_all(query, orgs=person.orgs)
         is_partial = False
         if self._renderer.services.history is None:  # each tenant's state is then read by itself
             is_partial, found = len(found) > MAX_TENANTS, found[:MAX_TENANTS]
@@ -181,9 +181,8 @@ class WebhookListPage:
             numbers = await self._delivered(person, scope)
         if numbers is None and wanted.sort not in ("name", "tenant"):
             return None
-        sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
         begin = (wanted.page - 1) * PAGE
-        query = replace(query, sort=sort, descending=wanted.descending, offset=begin, limit=PAGE)
+        query = replace(query, descending=wanted.descending, offset=begin, limit=PAGE)
         page = await self._renderer.services.webhooks.search(query, orgs=person.orgs, numbers=numbers)
         return ListResult(await self._lines(page.items, numbers), page.total)
 
@@ -195,7 +194,7 @@ class WebhookListPage:
         slots, slot_s = SPANS["24h"]
         since = (time.time() // slot_s - slots + 1) * slot_s
         with suppress(DispatcherError):  # the readiness probe and the operator's log report the database
-            return await lookup.delivered(since, orgs=person.orgs if scope.org is None else frozenset({scope.org}))
+            return await lookup.delivered(since, orgs=scope.orgs(person))
         return None
 
     async def _lines(
@@ -220,9 +219,8 @@ class WebhookListPage:
         lookup = self._renderer.services.history
         if lookup is None:
             return []
-        orgs = person.orgs if scope.org is None else frozenset({scope.org})
         try:
-            found = await lookup.seen_without_webhook(time.time() - WINDOW_S["7d"], orgs=orgs)
+            found = await lookup.seen_without_webhook(time.time() - WINDOW_S["7d"], orgs=scope.orgs(person))
         except DispatcherError:
             return None
         webhooks = self._renderer.services.webhooks
