@@ -147,12 +147,15 @@ class RecipientHasher:
 
     def hash(self, address: str) -> str:
         """Returns the hash under which a recipient's entries are found; how the address is written doesn't matter."""
-        return self.hash_of(normalised_address(address))
+        return self._digest(normalised_address(address))
 
     def hash_of(self, address: str) -> str:
         """Returns the hash of the address as it is written, without regard to case and surrounding blanks."""
+        return self._digest(address.strip().casefold())
+
+    def _digest(self, text: str) -> str:
         keyed = self._keyed.copy()
-        keyed.update(address.strip().casefold().encode(errors="replace"))
+        keyed.update(text.encode(errors="replace"))
         return keyed.hexdigest()
 
 

@@ -131,6 +131,11 @@ class RetryState:
         )
 
 
+def place_of(record: Record) -> str:
+    """Returns the record's place for messages: `topic/partition/offset`."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
 @dataclass(slots=True)
 class ProcessingAttempt:
     """One attempt to process a record. Until `started` is set, the consumer may stop it without any visible effect."""

@@ -16,7 +16,7 @@ from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.outcomes import ParkReason, SkipReason
-from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState, place_of
 from dispatcher.contract.values import HttpHeader, HttpHeaders
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
@@ -116,7 +116,7 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
 
 
 def _record_lines(record: Record, retry_state: RetryState, *, is_fresh: bool) -> Iterator[Line]:
-    yield Line("read", "record", f"{record.topic}/{record.partition}/{record.offset}, {len(record.value or b'')} bytes")
+    yield Line("read", "record", f"{place_of(record)}, {len(record.value or b'')} bytes")
     headers = {name: value or b"" for name, value in record.headers}
     if is_fresh or PREFIX + "origin-topic" not in headers:
         return

@@ -170,7 +170,7 @@ class Pipeline:
             first_result = None
             match delivery:
                 case Delivered():
-                    return self._record_delivery(record, retry_state, event, delivery)
+                    return self._record_delivery(record, retry_state, event, delivery, processing.read_at)
                 case Deferred():
                     return await self._undelivered.park(undelivered, event, delivery)
                 case Undeliverable():
@@ -194,6 +194,7 @@ class Pipeline:
         try:
             decided = decide(event, webhook)
         except Exception as error:  # noqa: BLE001
+            undelivered.retry_state = replace(retry_state, attempts=made)
             return await self._undelivered.die_of_a_bug(undelivered, error)
         if not isinstance(decided, tuple):
             if isinstance(decided, SkipReason):
@@ -203,6 +204,7 @@ class Pipeline:
         wanting, body = decided
         if len(body) > self._max_body:
             detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
+            undelivered.retry_state = replace(retry_state, attempts=made)
             return await self._undelivered.dead_letter(undelivered, DeadReason.TOO_LARGE, detail)
         if len(body) > MAX_WARNED:
             log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
@@ -233,14 +235,14 @@ class Pipeline:
         return now - event_time(record, read_at, now)
 
     def _record_delivery(
-        self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered
+        self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered, read_at: float
     ) -> Outcome:
         if retry_state.parks:
             seconds = max(0.0, self._clock() - retry_state.first_seen)
             metrics.END_TO_END_SECONDS.labels("yes").observe(seconds)
             self._tenants.worst.ended(event.tenant, retry_state.first_seen)
         else:
-            self._seconds_at_once.observe(self._age_s(record, retry_state.first_seen))
+            self._seconds_at_once.observe(self._age_s(record, read_at))
         self._note_delivered(record, event.tenant, event.webhook_id, outcome)
         return outcome
 

@@ -11,7 +11,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, decode_record, normalised_address
 from dispatcher.contract.recipient import recipient_of
-from dispatcher.contract.records import PREFIX, Record, RetryState, was_parked
+from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound, UnreadableEvent
 from dispatcher.history.timeline import title
@@ -90,7 +90,7 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
             for index, entry in enumerate(decoded.entries):
                 if wanted.matches(entry):
                     key = decoded.writer, decoded.first + index  # repeats have the same
-                    found[key] = Found(entry.at, entry.webhook_id, title(entry), _place(record), entry)
+                    found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry)
     except NotFound:
         return None
     return sorted(found.values(), key=lambda one: one.at)
@@ -110,7 +110,7 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
                 event = _event_in(record)
                 if event is not None and wanted.matches_event(event):
                     text = _in_words(record, is_dead=topic == dead_letter_topic(kafka.prefix))
-                    found.append(Found(record.timestamp, event.webhook_id, text, _place(record)))
+                    found.append(Found(record.timestamp, event.webhook_id, text, place_of(record)))
         except NotFound:
             continue
     return sorted(found, key=lambda one: one.at)
@@ -148,7 +148,3 @@ def _in_words(record: Record, *, is_dead: bool) -> str:
     if state.parks:
         return f"Parked {so_far}{last}: {state.reason}"
     return "Sent back from the dead letters" if was_parked(record.headers) else "Arrived"
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"

@@ -62,7 +62,7 @@ class ClockCheck:
     def check(self) -> None:
         """Reports a clock that has jumped, until it is back or an hour has passed."""
         self.age_now()
-        steady = self._steady()
+        steady = self._age_at
         jump = self._wall() - steady - self._expected
         if self._jumped_at is None and abs(jump) > CLOCKS_DIFFER_S:
             self._jumped_at = steady

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from dispatcher.contract.outcomes import DeadReason
-from dispatcher.contract.records import PREFIX, Record, RecordHeaders, RetryState, without_retry_state
+from dispatcher.contract.records import PREFIX, Record, RecordHeaders, RetryState, place_of, without_retry_state
 from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import dead_letter_topic
@@ -71,7 +71,7 @@ class DeadLetters:
             except RecordTooLarge:
                 continue
             log.warning(
-                "dead letter carries only a part of its record", record=_place(record), kept=len(value or b""),
+                "dead letter carries only a part of its record", record=place_of(record), kept=len(value or b""),
                 size=len(record.value or b""), why=str(refused),
             )  # fmt: skip
             return
@@ -106,7 +106,3 @@ def _truncated(record: Record, key: bytes | None, value: bytes, *, headers: bool
 def is_truncated(headers: RecordHeaders) -> bool:
     """Returns True if a dead letter carries only a part of its record, so that it can't be delivered any more."""
     return any(name == TRUNCATED for name, _ in headers)
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"

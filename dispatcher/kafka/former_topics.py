@@ -120,6 +120,8 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
     own = dead_letter_topic(settings.kafka.prefix)
     async with admin_client(settings.kafka) as admin:
         described = await _described(admin)
+        if not former_names(settings, described, described).dead:  # as if the group had read every topic
+            return (own,)
         read = [tp.topic for commits in await _own_commits(admin, settings.kafka, described) for tp in commits]
     former = former_names(settings, described, read).dead
     return (own, *former) if own in described or not former else former
@@ -130,6 +132,9 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
         described = await _described(admin)
+        possible = former_names(settings, described, described)  # as if the group had read every topic
+        if not (possible.tiers or possible.held or possible.dead):
+            return FormerTopics()
         retried, held = await _own_commits(admin, kafka, described)
         read = {**retried, **held}
         names = former_names(settings, described, {tp.topic for tp in read})
@@ -211,9 +216,8 @@ async def _own_commits(
     """Returns the positions that the group's readers have committed: those of parked events, and of held events."""
     tiers = _partitions(described, filter(_TIER.fullmatch, described))
     held = _partitions(described, (name for name in described if name.endswith(_HELD)))
-    return (
-        await _committed(admin, retry_group(kafka.group_id), tiers),
-        await _committed(admin, held_group(kafka.group_id), held),
+    return await asyncio.gather(
+        _committed(admin, retry_group(kafka.group_id), tiers), _committed(admin, held_group(kafka.group_id), held)
     )
 
 

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.contract.records import Lease, Record
+from dispatcher.contract.records import Lease, Record, place_of
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.log_bounds import MOST_S
@@ -37,11 +37,6 @@ REPORTED_S: Final = 45.0
 """Time without another error after which a reported error of the client is forgotten."""
 
 Joined = TypeVar("Joined")
-
-
-def place_of(record: Record) -> str:
-    """Returns the record's place for a log line."""
-    return f"{record.topic}/{record.partition}/{record.offset}"
 
 
 class GroupSession:

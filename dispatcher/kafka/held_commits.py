@@ -149,10 +149,9 @@ class HeldCommitter:
 
     async def _commit(self, client: GroupClient | None, partitions: Sequence[HeldAssignment]) -> None:
         """Commits the partitions that have news."""
-        described = await asyncio.gather(
-            *(self._describe(one, one.state) for one in partitions if one.state is not None)
-        )
-        states = {one: state for one, state in zip(partitions, described, strict=True) if state != one.committed}
+        known = [(one, one.state) for one in partitions if one.state is not None]
+        described = await asyncio.gather(*(self._describe(*one) for one in known))
+        states = {one: state for (one, _), state in zip(known, described, strict=True) if state != one.committed}
         if not states or client is None:
             return
         offsets = await self._send(client, states)

@@ -17,6 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
+from dispatcher.contract.records import place_of
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
 from dispatcher.kafka.groups import history_group
@@ -155,7 +156,7 @@ class HistoryReader:
                     decoded = decode_record(record.value)
                 except UnreadableEvent as error:
                     metrics.HISTORY_STORED.labels("unreadable").inc()
-                    log.warning("history record can't be read", place=_place(record), why=str(error))
+                    log.warning("history record can't be read", place=place_of(record), why=str(error))
                     continue
                 batch.append(decoded)
                 entries += len(decoded.entries)
@@ -237,7 +238,3 @@ async def _answers(consumer: "AIOKafkaConsumer[bytes, bytes]") -> bool:
     except (KafkaError, OSError, TimeoutError):
         return False
     return True
-
-
-def _place(record: "ConsumerRecord[bytes, bytes]") -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"

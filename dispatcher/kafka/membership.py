@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -159,8 +159,7 @@ class GroupClient:
 
     def stable_end_of(self, tp: TopicPartition) -> int | None:
         """Returns the offset up to which the log could be read at the last fetch, or None if that is not known."""
-        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
-        state = None if assignment is None else assignment.state_value(tp)
+        state = self._state_of(tp)
         return None if state is None or state.lso is None else int(state.lso)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
@@ -173,9 +172,13 @@ class GroupClient:
 
     def position_of(self, tp: TopicPartition) -> int | None:
         """Returns the offset that is read next, or None while there is none."""
-        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
-        state = None if assignment is None else assignment.state_value(tp)
+        state = self._state_of(tp)
         return None if state is None or not state.has_valid_position else int(state.position)
+
+    def _state_of(self, tp: TopicPartition) -> Any:
+        """Returns aiokafka's state of a partition, or None if it is not assigned."""
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
+        return None if assignment is None else assignment.state_value(tp)
 
     def is_throttled(self, tp: TopicPartition) -> bool:
         """Returns True if a quota may be the reason why the partition's leader has not answered yet."""

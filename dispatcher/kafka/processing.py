@@ -14,11 +14,11 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, place_of
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
-from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession, place_of
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics

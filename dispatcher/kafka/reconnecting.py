@@ -158,8 +158,7 @@ async def _logging_bugs(work: Awaitable[bool], most_s: float | None) -> bool:
 
 async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
     """Requests the brokers and the topics' leaders from the bootstrap servers. Returns True if one answered."""
-    access = access_of(client)
-    problems = None if access is None else access.problems
+    problems = problems_of(client)
     for host, port, _ in client.hosts:
         try:
             connection = await create_conn(host, port, **_connection_options(client))
@@ -174,14 +173,12 @@ async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
             connection.close()
         if metadata.brokers:
             cluster.update_metadata(metadata)
-            if await _can_connect(client):
-                log.warning("brokers found again at the bootstrap servers", brokers=len(metadata.brokers))
-                if problems is not None:
-                    problems.clear(KafkaReason.BROKERS_MOVED, source=_SOURCE)
-                return True
-            if problems is not None:  # `_report_silence` names the address that fails
+            if problems is not None:
                 problems.clear(KafkaReason.BROKERS_MOVED, source=_SOURCE)
-            return False
+            if not await _can_connect(client):
+                return False  # `_report_silence` names the address that fails
+            log.warning("brokers found again at the bootstrap servers", brokers=len(metadata.brokers))
+            return True
     if problems is not None:
         problems.report(
             KafkaReason.BROKERS_MOVED,
@@ -209,11 +206,12 @@ async def _can_connect(client: Any) -> bool:
 
 def _report_silence(client: Any, *, is_silent: bool) -> None:
     """Reports why no known broker can be reached, or that one can be: a client that waits for one raises nothing."""
-    problems, explained = problems_of(client), why_none_answers(client)
+    problems = problems_of(client)
     if problems is None:
         return
+    explained = why_none_answers(client) if is_silent else None
     for reason in (KafkaReason.UNREACHABLE, KafkaReason.NAME_NOT_FOUND):
-        if is_silent and explained is not None and explained[0] == reason:
+        if explained is not None and explained[0] == reason:
             problems.report(reason, explained[1], source=_SOURCE, lasts_s=2 * BOOTSTRAP_AGAIN_S)
         else:
             problems.clear(reason, source=_SOURCE)

@@ -39,7 +39,7 @@ from dispatcher.config.settings import TracingSettings
 from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
-from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState, place_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining
 from dispatcher.tasks import set_within
@@ -109,8 +109,7 @@ class Tracing:
             decided = _producers_decision(record)
             if decided is not None:
                 return decided
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        return self._is_chosen(_trace_id(origin, record.timestamp))
+        return self._is_chosen(_trace_id(place_of(record), record.timestamp))
 
     def around(self, process: ProcessRecord, events_topic: str | None = None) -> ProcessRecord:
         """Returns `process` with a span around each sampled record.

@@ -78,10 +78,7 @@ _SIX = _six(  # IANA IPv6 Special-Purpose Address Registry; what is outside 2000
     ("::1/128", AddressKind.LOOPBACK),
     ("::/96", AddressKind.TRANSLATED),  # IPv4-compatible (RFC 4291, deprecated)
     ("::ffff:0:0:0/96", AddressKind.TRANSLATED),  # IPv4-translated (RFC 2765, historic)
-    (
-        "64:ff9b:1::/48",
-        AddressKind.TRANSLATED,
-    ),  # local-use NAT64 (RFC 8215): the position of the IPv4 address is unknown
+    ("64:ff9b:1::/48", AddressKind.TRANSLATED),  # local-use NAT64 (RFC 8215), IPv4 address at an unknown position
     ("100::/64", AddressKind.RESERVED),
     ("2001::/32", AddressKind.TRANSLATED),  # Teredo (RFC 4380)
     ("2001:2::/48", AddressKind.BENCHMARKING),
