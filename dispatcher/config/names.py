@@ -26,17 +26,13 @@ def _plain(text: str) -> str:
     for character in text:
         if _is_invisible(character):
             raise ValueError(f"contains the invisible character U+{ord(character):04X}: remove it")
-    return _unblanked(text)
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank: remove it")
+    return text
 
 
 def _readable(text: str) -> str:
     _plain("".join(character for character in text if character not in _JOINERS))
-    return _unblanked(text)
-
-
-def _unblanked(text: str) -> str:
-    if text != text.strip():
-        raise ValueError("begins or ends with a blank: remove it")
     return text
 
 

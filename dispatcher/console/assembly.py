@@ -21,7 +21,7 @@ from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.notifications.notifier import composer_of
+from dispatcher.notifications.notifier import notification_store
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -115,4 +115,4 @@ async def _open_history(
         return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
 
     lookup = HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem)
-    return lookup, worker, NotificationStore(database, keyed=composer_of(settings).keyed)
+    return lookup, worker, notification_store(settings, database)

@@ -13,12 +13,11 @@ from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
-from dispatcher.notifications.notifier import Notifier, composer_of
+from dispatcher.notifications.notifier import Notifier, notification_store
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
-from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.webhook_file import Rules
 from dispatcher.tasks import end, stop_on_signals
 from dispatcher.telemetry import metrics
@@ -97,5 +96,5 @@ async def open_notifier(
         webhook_database = Database(settings.webhooks.url)
         stack.push_async_callback(webhook_database.close)
         audit = AuditLog(webhook_database)
-    store = NotificationStore(database, keyed=composer_of(settings).keyed)
+    store = notification_store(settings, database)
     return await stack.enter_async_context(Notifier(settings, states, store, webhooks, audit))

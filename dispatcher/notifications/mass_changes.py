@@ -5,7 +5,7 @@ that the operator was notified of its change: what changes later is reported to 
 withheld for a day at most, and no longer than an hour if nearly all of the others have recovered.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dispatcher.contract.fleet_state import TROUBLE, FleetState
@@ -49,10 +49,9 @@ def withhold(
     subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], fleet: FleetMemory, now: float
 ) -> tuple[set[TenantKey], list[News]]:
     """Returns the tenants that are not notified of trouble now, and what the operator is notified of instead."""
-    changes = {
-        one.tenant: at for one in subjects if (at := _change_of(one.state in TROUBLE, memories[one.tenant], one.state))
-    }
-    together, total = _together(changes, len(subjects)), len(subjects)
+    changes = {one.tenant: at for one in subjects if (at := _change_of(one.state, memories[one.tenant]))}
+    total = len(subjects)
+    together = _together(changes, total)
     for tenant in together:
         memory = memories[tenant]
         is_told = memory.reported in TROUBLE and memory.reported_at >= changes[tenant]
@@ -87,9 +86,9 @@ def are_many(count: int, total: int) -> bool:
     return count >= MASS_LEAST and count > MASS_SHARE * total
 
 
-def _change_of(is_ill: bool, memory: Memory, state: FleetState) -> float:
+def _change_of(state: FleetState, memory: Memory) -> float:
     """Returns when the trouble began of which the tenant is to be notified; 0 if there is none."""
-    if is_ill:
+    if state in TROUBLE:
         disabled_at = memory.disabled.began_at if state is FleetState.DISABLED else 0.0
         return max(memory.trouble.began_at, disabled_at)
     return memory.dead_since if memory.dead_waits else 0.0
@@ -97,17 +96,13 @@ def _change_of(is_ill: bool, memory: Memory, state: FleetState) -> float:
 
 def _together(changes: Mapping[TenantKey, float], total: int) -> set[TenantKey]:
     """Returns the tenants that changed at about the same time as many others."""
-    ordered: Sequence[tuple[float, TenantKey]] = sorted((at, tenant) for tenant, at in changes.items())
+    ordered = sorted((at, tenant) for tenant, at in changes.items())
     found: set[TenantKey] = set()
     start = taken = 0
     for end, (at, _) in enumerate(ordered, 1):
         while at - ordered[start][0] > TOGETHER_S:
             start += 1
         if are_many(end - start, total):
-            found.update(_tenants(ordered[max(start, taken) : end]))
+            found.update(tenant for _, tenant in ordered[max(start, taken) : end])
             taken = end
     return found
-
-
-def _tenants(some: Iterable[tuple[float, TenantKey]]) -> Iterable[TenantKey]:
-    return (tenant for _, tenant in some)

@@ -26,6 +26,7 @@ from dispatcher.notifications.operational_webhook import OperationalWebhook
 from dispatcher.notifications.rendering import MailRenderer
 from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.notification_store import OPERATOR, Channel, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction
@@ -145,7 +146,7 @@ class Notifier:
         """
         await self._store.expire()
         webhooks, now = self._webhooks(), self._clock()
-        if webhooks is None:
+        if webhooks is None or self._composer.links is None:  # without its key, a contact that is named can't be found
             return
         named = {(one.tenant, self._composer.contact_of(mail)) for one in webhooks for mail in one.config.notify.emails}
         unnamed = (await self._store.read()).contacts.keys() - named
@@ -250,6 +251,11 @@ def composer_of(settings: Settings) -> Composer:
     key, public_url = settings.notifications.link_key, settings.console.public_url
     links = LinkSigner(key.reveal()) if key is not None and public_url is not None else None
     return Composer(settings.notifications, public_url, links)
+
+
+def notification_store(settings: Settings, database: Database) -> NotificationStore:
+    """Returns the store of messages and contacts in a history database."""
+    return NotificationStore(database, keyed=composer_of(settings).keyed)
 
 
 def _expiries(settings: Settings, webhooks: Sequence[Webhook]) -> dict[TenantKey, tuple[Expiry, ...]]:

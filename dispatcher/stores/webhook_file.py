@@ -29,8 +29,6 @@ MAX_ENTRIES: Final = 2_000
 
 log = structlog.get_logger(__name__)
 
-"""Returns problems of a webhook that its model can't find, as (key, message): `("auth.sign.key", "…")`."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WebhookEntry:
@@ -153,7 +151,7 @@ class FileReader:
             yield WebhookEntry(key_of(at), self._document.line(at), tenant, why=reason, is_guess=True)
 
     def _result(self, entries: tuple[WebhookEntry, ...] | None) -> WebhookFileReading:
-        problems = capped(self._problems, self._uncounted, self._document.file)
+        problems = _capped(self._problems, self._uncounted, self._document.file)
         return WebhookFileReading(self._document.file, b"", entries, problems)
 
     def _check_version(self, data: Mapping[str, JsonValue]) -> bool:
@@ -271,10 +269,10 @@ class FileReader:
 
 def unreadable(file: str, fingerprint: bytes, problems: Iterable[Problem]) -> WebhookFileReading:
     """Returns the reading of a file that can't be read."""
-    return WebhookFileReading(file, fingerprint, None, capped(list(problems), 0, file), is_usable=False)
+    return WebhookFileReading(file, fingerprint, None, _capped(list(problems), 0, file), is_usable=False)
 
 
-def capped(problems: list[Problem], uncounted: int, file: str) -> tuple[Problem, ...]:
+def _capped(problems: list[Problem], uncounted: int, file: str) -> tuple[Problem, ...]:
     """Returns the first `MAX_PROBLEMS`, and one that counts the others."""
     rest = len(problems[MAX_PROBLEMS:]) + uncounted
     more = [Problem(f"{rest:,} more problems in this file", file=file)] if rest else []

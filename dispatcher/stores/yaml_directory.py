@@ -11,8 +11,8 @@ all:
   every tenant without a webhook are held until it can be;
 - a webhook in two files belongs to the file that it belonged to before, otherwise to the first by name; the other is
   refused;
-- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan, a scan
-  `reload_interval` later, or the next regular scan finds the same, because a directory may be empty only for a moment.
+- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan, or a scan
+  `reload_interval` later, finds the same, because a directory may be empty only for a moment.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from dispatcher.telemetry import metrics
 
 _QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
-_TICK_MS = 500  # interval of scans while files settle
+_TICK_S = 0.5  # interval of scans while files settle
 
 MAX_WHY: Final = 200
 """Characters of the watch's error in the log: it may quote a file's name."""
@@ -170,8 +170,9 @@ class YamlDirectory:
                 if can_watch and self._watched:
                     await self._follow(self._watched)
                 else:
-                    await asyncio.sleep(min(self._interval_s, SETTLE_S) if self._settling else self._interval_s)
-                    await self._scan(confirms=True)
+                    is_settling = bool(self._settling)
+                    await asyncio.sleep(min(self._interval_s, SETTLE_S) if is_settling else self._interval_s)
+                    await self._scan(confirms=not is_settling)
                 can_watch = True
             except* (OSError, WatchfilesRustInternalError) as errors:
                 # No watches left, a directory gone, or a file name that is not UTF-8: contents are compared instead
@@ -184,24 +185,21 @@ class YamlDirectory:
 
     async def _follow(self, watched: _Watched) -> None:
         """Scans at each change and interval, and while files settle. Returns when other directories must be watched."""
-        clock = asyncio.get_running_loop().time
-        next_at = clock() + self._interval_s
         changes_or_time = awatch(
             *watched,
-            watch_filter=None,
+            watch_filter=None,  # a filtered change would restart the interval without a scan
             debounce=_LONGEST_QUIET_MS,
             step=_QUIET_MS,
-            rust_timeout=max(1, min(int(self._interval_s * 1000), _TICK_MS)),
+            rust_timeout=max(1, int(self._interval_s * 1000)),
             yield_on_timeout=True,
             recursive=False,
         )
         async with aclosing(changes_or_time):
             async for changes in changes_or_time:
-                is_due = clock() >= next_at
-                if is_due:
-                    next_at = clock() + self._interval_s
-                if changes or is_due or self._settling:
-                    await self._scan(confirms=is_due)
+                await self._scan(confirms=not changes)
+                while self._settling and self._watched == watched:
+                    await asyncio.sleep(_TICK_S)
+                    await self._scan(confirms=False)
                 if self._watched != watched:
                     return
 

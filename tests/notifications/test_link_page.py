@@ -1,6 +1,7 @@
 """The page of links in e-mails: opening it changes nothing, its button does, and it needs no sign-in."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -124,3 +125,11 @@ async def test_a_contact_that_no_webhook_names_is_forgotten_after_a_month(scene:
     scene.clock.now += 86_400
     await scene.notifier.expire()
     assert await rows_of(scene) == []
+
+
+async def test_no_contact_is_forgotten_while_the_key_of_links_is_missing(scene: Scene, mail: MailServer) -> None:
+    scene.notifier._composer = replace(scene.notifier._composer, links=None)
+    for _ in range(40):
+        await scene.notifier.expire()
+        scene.clock.now += 86_400
+    assert len(await rows_of(scene)) == 1

@@ -211,6 +211,25 @@ async def test_webhooks_stay_in_use_while_the_database_is_restored(
     assert not store.problems
 
 
+async def test_a_deletion_is_noticed_while_other_webhooks_are_missing(
+    store: SqlStore, repository: WebhookRepository, database: Database
+) -> None:
+    made = [await repository.create(plain(sandbox=f"s{number}"), by="ada", orgs=None) for number in range(12)]
+    await store.load()
+    async with database.write() as connection:
+        missing = schema.webhooks.c.id.in_([one.id for one in made[:8]])
+        await connection.execute(schema.webhooks.delete().where(missing))
+    assert await store.get(made[0].tenant) is not None
+    await store.load()
+    assert "8 of 12 webhooks are missing" in str(store.problems[0])
+    notified = Notifications(store)
+    await repository.delete(made[11].id, expected_version=1, by="ada", orgs=None)
+    await store.load()
+    assert made[11].tenant in notified.tenants
+    assert made[11].tenant not in {webhook.tenant for webhook in store.all()}
+    assert "8 of 11 webhooks are missing" in str(store.problems[0])
+
+
 async def test_edits_under_way_are_never_missed(store: SqlStore, repository: WebhookRepository) -> None:
     """Commits may come in another order than they began: still every dispatcher ends with the newest of all."""
     sandboxes = [f"s{n}" for n in range(12)]

@@ -52,15 +52,7 @@ class HistorySeen:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        where = "" if orgs is None else "AND org IN :orgs "
-        parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_LISTED}
-        statement = text(
-            "SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND outcome = 'delivered' "  # noqa: S608  (constants)
-            f"{where}GROUP BY org, sandbox ORDER BY 3 DESC, 1, 2 LIMIT :limit"
-        )
-        if orgs is not None:
-            statement = statement.bindparams(bindparam("orgs", expanding=True))
-            parameters["orgs"] = sorted(map(clean, orgs))
+        statement, parameters = _by_tenant("outcome = 'delivered'", since, orgs, MAX_LISTED)
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             found = await connection.execute(statement, parameters)
             return {TenantKey(row[0], row[1]): int(row[2]) for row in found}
@@ -85,13 +77,17 @@ class HistorySeen:
 
 def without_webhook_statement(since: float, orgs: Orgs) -> tuple[TextClause, dict[str, object]]:
     """Returns the statement of `HistorySeen.without_webhook`; the index `history_counts_no_webhook` is made for it."""
-    where = ""
-    parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_TENANTS}
-    if orgs is not None:
-        where = "AND org IN :orgs "
-        parameters["orgs"] = sorted(map(clean, orgs))
+    return _by_tenant(f"{NO_WEBHOOK} AND org <> '' AND sandbox <> ''", since, orgs, MAX_TENANTS)
+
+
+def _by_tenant(which: str, since: float, orgs: Orgs, most: int) -> tuple[TextClause, dict[str, object]]:
+    """Returns the statement that counts events by tenant, the most first, and its parameters."""
+    own = "" if orgs is None else "AND org IN :orgs "
     statement = text(
-        f"SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND {NO_WEBHOOK} {where}"  # noqa: S608  (constants)
-        "AND org <> '' AND sandbox <> '' GROUP BY org, sandbox ORDER BY 3 DESC, 1, 2 LIMIT :limit"
+        f"SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND {which} {own}"  # noqa: S608  (constants)
+        "GROUP BY org, sandbox ORDER BY 3 DESC, 1, 2 LIMIT :limit"
     )
-    return statement if orgs is None else statement.bindparams(bindparam("orgs", expanding=True)), parameters
+    parameters: dict[str, object] = {"since": int(since * 1000), "limit": most}
+    if orgs is None:
+        return statement, parameters
+    return statement.bindparams(bindparam("orgs", expanding=True)), parameters | {"orgs": sorted(map(clean, orgs))}

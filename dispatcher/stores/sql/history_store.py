@@ -282,7 +282,7 @@ class HistoryStore:
         """Deletes a person's entries, and refuses those that the topic still holds.
 
         Args:
-            recipient: the keyed hash, see `contract.history.recipient_hash`.
+            recipient: the keyed hash, see `contract.history.recipient_hashes`.
 
         Returns:
             The number of deleted entries.

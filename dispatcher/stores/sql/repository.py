@@ -81,9 +81,10 @@ class WebhookRepository:
         if not rows.is_storable(query.text, query.org or "", query.sandbox or ""):
             return WebhookPage((), 0)
         matching = rows.matching(query, orgs)
-        page = rows.page_of(matching, query)
-        if numbers is not None:
-            page = rows.page_by_number(query, orgs, numbers, is_postgresql=self._database.is_postgresql)
+        if numbers is None:
+            page = rows.page_of(matching, query)
+        else:
+            page = rows.page_by_number(matching, query, numbers, is_postgresql=self._database.is_postgresql)
         async with self._database.read() as connection:
             total = (await connection.execute(select(func.count()).select_from(matching.subquery()))).scalar_one()
             found = (await connection.execute(page)).mappings().all()

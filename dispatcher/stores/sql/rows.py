@@ -130,14 +130,21 @@ def _order(query: WebhookQuery) -> tuple[ColumnElement[object], ...]:
 
 def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
     """Applies order and page of a query to a statement."""
-    ordered = statement.order_by(*_order(query))
-    return ordered.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
+    return _paged(statement.order_by(*_order(query)), query)
+
+
+def _paged(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
+    return statement.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
 
 
 def page_by_number(
-    query: WebhookQuery, orgs: Orgs, numbers: Mapping[TenantKey, int], *, is_postgresql: bool
+    statement: Select[tuple[object, ...]],
+    query: WebhookQuery,
+    numbers: Mapping[TenantKey, int],
+    *,
+    is_postgresql: bool,
 ) -> Select[tuple[object, ...]]:
-    """Selects a page of a query's results ordered by the tenants' numbers, 0 for those without, then by name.
+    """Applies the page of a query to a statement, ordered by the tenants' numbers, 0 for those without, then by name.
 
     The numbers are one parameter, because they may come from another database.
     """
@@ -148,8 +155,7 @@ def page_by_number(
     is_same = and_(webhooks.c.org == known.c.org, webhooks.c.sandbox == known.c.sandbox)
     number = func.coalesce(known.c.number, 0)
     order = (number.desc() if query.descending else number, func.lower(webhooks.c.name), webhooks.c.id)
-    joined = matching(query, orgs).outerjoin(known, is_same).order_by(*order)
-    return joined.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
+    return _paged(statement.outerjoin(known, is_same).order_by(*order), query)
 
 
 async def row_of(connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> RowMapping:

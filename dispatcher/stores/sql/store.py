@@ -201,11 +201,15 @@ class SqlStore:
             counted = await connection.execute(select(change_counter.c.value))
             value: int = counted.scalar_one()
             # A lower counter means that the database was restored from a backup: everything may be different.
-            is_all = self._seen is None or value < self._seen or self._is_in_doubt
+            is_new = self._seen is None or value < self._seen
+            is_all = is_new or self._is_in_doubt
             if value == self._seen and not is_all:
                 self._back()
                 return
-            selected = await select_rows(connection, webhooks.c.deleted_at.is_(None) if is_all else self._is_news())
+            conditions = [] if is_new else [self._is_news()]
+            if is_all:
+                conditions.append(webhooks.c.deleted_at.is_(None))
+            selected = await select_rows(connection, or_(*conditions))
         rows = await asyncio.to_thread(lambda: list(read_rows(selected, self._encryption)))
         self._take_over(rows, value, is_all=is_all)
 
