@@ -1,5 +1,6 @@
 """Pages to search dead events and to send some or all of them again, after a confirmation that names their number."""
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -18,6 +19,7 @@ from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import state_of
 from dispatcher.contract import redaction
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.tenant import TenantKey
@@ -106,6 +108,10 @@ class RedriveGroup:
     events: int
     ids: tuple[str, ...]
     """Empty if all that match the filters are selected."""
+    is_at_least: bool = False
+    """True if more may match than the console keeps: all that match are sent."""
+    warnings: tuple[str, ...] = ()
+    """Sentences that say why they may fail again."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -174,8 +180,9 @@ class DeadEventsPages:
             request,
             "redrive_confirm.html",
             at="dead",
-            groups=groups,
+            groups=await asyncio.gather(*(self._with_warnings(group, person) for group in groups)),
             total=sum(group.events for group in groups),
+            is_at_least=any(group.is_at_least for group in groups),
             wanted=wanted,
             chose_all=_chose_all(posted),
         )
@@ -209,9 +216,17 @@ class DeadEventsPages:
         groups: list[RedriveGroup] = []
         for tenant in tenants if scope.tenant is None else [scope.tenant]:
             own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
-            if total := dead.search(own, orgs=frozenset({tenant.org})).total:
-                groups.append(RedriveGroup(tenant, total, ()))
+            found = dead.search(own, orgs=frozenset({tenant.org}))
+            if found.total:
+                groups.append(RedriveGroup(tenant, found.total, (), is_at_least=not found.is_complete))
         return sorted(groups, key=lambda group: (-group.events, group.tenant))
+
+    async def _with_warnings(self, group: RedriveGroup, person: Person) -> RedriveGroup:
+        services = self._renderer.services
+        webhook = await services.webhooks.of_tenant(group.tenant, orgs=person.orgs)
+        if webhook is None:
+            return replace(group, warnings=("There is no webhook for it: they would be skipped.",))
+        return replace(group, warnings=(await state_of(services, webhook)).reasons)
 
     async def _groups(
         self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: DeadEventFilter

@@ -330,7 +330,7 @@ class SampleDeadEvents:
         ]  # fmt: skip
         begin = int(query.before or 0)
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
-        return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following)
+        return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following, not self.is_at_least)
 
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
         whole = replace(query, tenant=tenant, redriven=False, before=None)

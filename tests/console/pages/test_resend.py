@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.console.pages.browsing import PHONE, window
-from tests.console.pages.sample_world import CONTOSO, FABRIKAM, LUMA
+from tests.console.pages.sample_world import CONTOSO, FABRIKAM, LUMA, NORTHWIND
 from tests.console.pages.stage import Stage
 
 
@@ -79,3 +79,28 @@ async def test_filters_apply_to_dead_events_too(browser: Browser, stage: Stage) 
         ):
             await shown.go(stage.path(FABRIKAM, f"/resend?include=dead&{query}"))
             await expect(confirm).to_contain_text(f"{number} events that are dead" if number else "Nothing to send")
+
+
+async def test_dead_events_that_may_fail_again_are_named_before_they_are_sent(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        await shown.page.get_by_label("that match").check()
+        await shown.page.get_by_role("button", name="Send again…").click()
+        failing = shown.page.locator(".notice", has_text=f"Those of {NORTHWIND.org} / {NORTHWIND.sandbox} may fail")
+        await expect(failing).to_contain_text("Events wait until the webhook is edited or reactivated.")
+        await expect(shown.page.locator(".notice", has_text=f"Those of {FABRIKAM.org}")).to_have_count(0)
+        assert await shown.violations() == []
+
+
+async def test_numbers_of_dead_events_that_are_not_all_kept_are_lower_bounds(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.services.dead_events, "is_at_least", True)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        await shown.page.get_by_label("All that match").check()
+        await shown.page.get_by_role("button", name="Send again…").click()
+        await expect(shown.page.get_by_role("heading", name="Send at least")).to_be_visible()
+        await expect(shown.page.locator("main")).to_contain_text("There may be more dead events than were counted.")
