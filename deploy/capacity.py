@@ -98,10 +98,19 @@ class Plan:
         return self.posts * self.load.peak * self.load.latency
 
     @property
+    def by_cpu(self) -> float:
+        """Pods whose cores carry the peak."""
+        return self.mean * self.load.peak / (self.measured.per_second * HEADROOM)
+
+    @property
+    def by_permits(self) -> float:
+        """Pods that may have the peak's requests under way."""
+        return self.in_flight / (MOST_IN_FLIGHT * HEADROOM)
+
+    @property
     def needed(self) -> int:
-        """Pods, by the smallest of what bounds them."""
-        by_cpu = self.mean * self.load.peak / (self.measured.per_second * HEADROOM)
-        return max(2, math.ceil(by_cpu), math.ceil(self.in_flight / (MOST_IN_FLIGHT * HEADROOM)))
+        """Pods, by what asks for most; at least two."""
+        return max(2, math.ceil(self.by_cpu), math.ceil(self.by_permits))
 
     @property
     def sized(self) -> tuple[int, int]:
@@ -161,6 +170,8 @@ def describe(plan: Plan) -> str:
         in_flight_at_peak=_count(plan.in_flight),
         in_flight_of_one=_count(plan.in_flight / pods),
         most_in_flight=MOST_IN_FLIGHT,
+        by_cpu=f"{plan.by_cpu:.1f}",
+        by_permits=f"{plan.by_permits:.1f}",
         needed=plan.needed,
         pods=pods,
         partitions=partitions,
