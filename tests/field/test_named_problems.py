@@ -303,7 +303,7 @@ async def test_a_group_that_another_program_uses_is_named(scene: Stage, broker: 
 
 @pytest.mark.all_faults
 async def test_a_session_timeout_that_the_broker_refuses_is_named(scene: Stage, broker: ApacheKafka) -> None:
-    async with _as_user(scene, broker, session_timeout="31m") as dispatcher:
+    async with _as_user(scene, broker, session_timeout="30m") as dispatcher:
         dispatcher.start()
         await reports(dispatcher, "group_protocol", "kafka.session_timeout")
         dispatcher.kill9()

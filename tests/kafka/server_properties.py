@@ -131,6 +131,7 @@ def _small() -> dict[str, str]:
         "share.coordinator.state.topic.num.partitions": "1",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "500",
+        "group.max.session.timeout.ms": "1200000",
         "connection.failed.authentication.delay.ms": "10",
         # A killed broker may only come back when the controller has given up the old one: 9 s by default.
         "broker.session.timeout.ms": "2000",
