@@ -97,6 +97,10 @@ class StoreUnavailable(DispatcherError):
         return "the webhook database does not answer right now"
 
 
+class ValuesRefused(StoreUnavailable):
+    """The database can't hold a value that it was given: the same statement fails again."""
+
+
 class StoreReplaced(DispatcherError):
     """The history store's positions have changed since they were read: another database, a backup, another worker."""
 

@@ -131,11 +131,11 @@ class HistoryWorker:
             fitting, unfit = rows_of(record)
             rows += fitting
             refused += unfit
-        added, left_out = await self._store.write(rows, moves)
-        metrics.HISTORY_STORED.labels("stored").inc(added)
-        metrics.HISTORY_STORED.labels("repeated").inc(len(rows) - added - left_out)
-        metrics.HISTORY_STORED.labels("left_out").inc(left_out)
-        metrics.HISTORY_STORED.labels("refused").inc(refused)
+        written = await self._store.write(rows, moves)
+        metrics.HISTORY_STORED.labels("stored").inc(written.added)
+        metrics.HISTORY_STORED.labels("repeated").inc(len(rows) - sum(written))
+        metrics.HISTORY_STORED.labels("left_out").inc(written.left_out)
+        metrics.HISTORY_STORED.labels("refused").inc(refused + written.refused)
         self.newest = self._newest_of(rows)
         metrics.HISTORY_NEWEST.set(self.newest)
 

@@ -16,7 +16,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
-from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.history_store import HistoryStore, Written
 
 KEY = b"k" * 32
 _numbers = count(1)
@@ -33,7 +33,7 @@ class FilledHistory:
         """Stores entries."""
         rows, refused = rows_of(HistoryRecord(1, 1, next(_numbers) * 1000, list(entries)))
         assert not refused
-        assert await self._store.write(rows) == (len(entries), 0)
+        assert await self._store.write(rows) == Written(len(entries), 0, 0)
 
 
 @asynccontextmanager

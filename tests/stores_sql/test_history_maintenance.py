@@ -12,7 +12,7 @@ from dispatcher.stores.sql import database as database_module
 from dispatcher.stores.sql import history_store
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
-from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.history_store import HistoryStore, Written
 from tests.stores_sql.history_examples import DAY_S, NOW, Clock, counted, size
 
 PERSON = f"{3:032x}"
@@ -70,7 +70,7 @@ async def test_a_person_with_many_entries_is_erased(store: HistoryStore, databas
     await slow_down(database, "DELETE", "history_entries")
     assert await store.erase(PERSON) == 400
     assert await size(database) == 0
-    assert await store.write(everything) == (0, 400)
+    assert await store.write(everything) == Written(0, 400, 0)
 
 
 async def test_a_batch_that_takes_too_long_is_written_in_pieces(store: HistoryStore, database: Database) -> None:

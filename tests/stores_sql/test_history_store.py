@@ -19,7 +19,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import DAY_MS, metadata, partition_name
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
-from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.history_store import HistoryStore, Written
 from tests.stores_sql.history_examples import (
     DAY_S,
     NOW,
@@ -49,14 +49,14 @@ async def test_an_entry_written_twice_is_stored_and_counted_once(store: HistoryS
     """In other batches, in another order, and from several workers at once where the database takes several."""
     made = records(1, 400)
     everything = rows(*made)
-    assert await store.write(everything) == (400, 0)
-    assert await store.write(everything) == (0, 0)
+    assert await store.write(everything) == Written(400, 0, 0)
+    assert await store.write(everything) == Written(0, 0, 0)
     random.Random(2).shuffle(everything)
-    assert await store.write(everything[:250] + everything[:50]) == (0, 0)
+    assert await store.write(everything[:250] + everything[:50]) == Written(0, 0, 0)
     if database.is_postgresql:
         fresh = rows(*records(3, 400), HistoryRecord(1, 1, 10_000, [one for record in made for one in record.entries]))
         added = await asyncio.gather(*(store.write(random.Random(seed).sample(fresh, len(fresh))) for seed in range(4)))
-        assert sum(new for new, _ in added) <= len(fresh)
+        assert sum(one.added for one in added) <= len(fresh)
     async with database.read() as connection:
         found = await connection.execute(text("SELECT org, sandbox, outcome, reason FROM history_entries"))
         assert await counted(database) == Counter(tuple(row) for row in found)
@@ -83,14 +83,14 @@ async def test_each_class_is_kept_for_its_own_time(store: HistoryStore, database
     clock.now = NOW + 2.1 * DAY_S
     assert await store.expire() > 0
     assert await size(database) == failed
-    assert await store.write(rows(HistoryRecord(1, 1, 0, made))) == (0, 300 - failed)
+    assert await store.write(rows(HistoryRecord(1, 1, 0, made))) == Written(0, 300 - failed, 0)
     clock.now = NOW + 31.1 * DAY_S
     assert await store.expire() > 0
     assert await size(database) == 0
     assert await counted(database) == {}
     clock.now += DAY_S
     later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DELIVERED, org="A", sandbox="b")
-    assert await store.write(rows(HistoryRecord(1, 1, 9, [later]))) == (1, 0)
+    assert await store.write(rows(HistoryRecord(1, 1, 9, [later]))) == Written(1, 0, 0)
 
 
 async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, database: Database, clock: Clock) -> None:
@@ -104,11 +104,11 @@ async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, da
     assert await store.erase(hashed) == 0
     search = HistorySearch(database)
     assert not (await search.search(HistoryQuery(recipients=(hashed,)), orgs=None)).items
-    assert await store.write(everything) == (0, own)
+    assert await store.write(everything) == Written(0, own, 0)
     assert await size(database) == 400 - own
     clock.now += 60
     later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DEAD, org="A", sandbox="b", recipient=hashed)
-    assert await store.write(rows(HistoryRecord(1, 1, 9000, [later]))) == (1, 0)
+    assert await store.write(rows(HistoryRecord(1, 1, 9000, [later]))) == Written(1, 0, 0)
 
 
 async def test_a_person_is_forgotten_although_a_write_is_under_way(
@@ -133,10 +133,10 @@ async def test_a_person_is_forgotten_although_a_write_is_under_way(
     erasing = asyncio.create_task(store.erase(hashed))
     await asyncio.wait([erasing], timeout=0.5)
     goes_on.set()
-    assert await writing == (400, 0)
+    assert await writing == Written(400, 0, 0)
     assert await erasing == own
     assert await size(database) == 400 - own
-    assert await store.write(everything) == (0, own)
+    assert await store.write(everything) == Written(0, own, 0)
 
 
 async def test_entries_that_no_column_holds_or_with_a_wrong_clock_are_left_out(
@@ -158,7 +158,7 @@ async def test_entries_that_no_column_holds_or_with_a_wrong_clock_are_left_out(
     ]  # fmt: skip
     found, unfit = rows_of(HistoryRecord(1, 1, 0, odd + fine))
     assert unfit == 5
-    assert await store.write(found) == (6, 3)
+    assert await store.write(found) == Written(6, 3, 0)
     assert rows_of(HistoryRecord(1, 2**63, 0, [made()])) == ([], 1)
     page = await HistorySearch(database).search(HistoryQuery(any_id="a\x00b"), orgs=None)
     assert [one.request_id for one in page.items] == ["a\ufffdb"]

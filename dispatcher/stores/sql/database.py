@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from dispatcher.config.secrets import Secret, reread
-from dispatcher.errors import ConfigError, Problem, StoreUnavailable
+from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
 
 READ_WITHIN_S: Final = 3.0
 """Deadline of a look-up, connecting included; then the database counts as unavailable."""
@@ -39,6 +39,8 @@ SQLITE_BUSY_MS: Final = 2_500
 POOL_SIZE: Final = 2
 """Number of connections that are kept; up to three more under load. The cache makes look-ups rare."""
 
+_VALUE_CLASSES: Final = ("22", "54")
+"""Classes of SQLSTATE: data exceptions, and limits of the program, as that of an index row's size."""
 _MAX_NOTED: Final = 2**31 - 1
 """Largest `user_version` of a SQLite file."""
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
@@ -208,14 +210,17 @@ class Database:
 
     @contextmanager
     def translated(self, within_s: float | None = None) -> Iterator[None]:
-        """Translates the exceptions of drivers into StoreUnavailable."""
+        """Translates the exceptions of drivers into StoreUnavailable, or ValuesRefused if it is one."""
         try:
             yield
         except TimeoutError as error:
             why = "connecting took too long" if within_s is None else f"no answer within {within_s:g} s"
             raise StoreUnavailable(f"{self.name}: {why}") from error
+        except OverflowError as error:  # an integer that the driver can't encode
+            raise ValuesRefused(f"{self.name}: {error}") from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{self.name}: {_reason(error, self._maker, self._setting)}") from error
+            kind = ValuesRefused if _is_about_values(error) else StoreUnavailable
+            raise kind(f"{self.name}: {_reason(error, self._maker, self._setting)}") from error
 
 
 async def _noted(connection: AsyncConnection) -> int:
@@ -324,6 +329,12 @@ def _shown(url: URL) -> str:
     host = url.query.get("host", url.host or "the local socket")
     where = host if isinstance(host, str) else ",".join(host)
     return f"PostgreSQL at {where}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
+def _is_about_values(error: Exception) -> bool:
+    """Returns True if the database refused a value, so that the same statement would fail again."""
+    origin = getattr(error, "orig", None) or error
+    return isinstance(origin, sqlite3.DataError) or str(getattr(origin, "sqlstate", "")).startswith(_VALUE_CLASSES)
 
 
 def _reason(error: Exception, maker: str, setting: str) -> str:

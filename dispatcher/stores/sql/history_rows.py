@@ -17,6 +17,8 @@ Row = tuple[Any, ...]
 _MORE: Final = ("detail", "headers", "answer", "verdict", "reused")
 _FROM_ROW: Final = tuple(name for name in HistoryEntry.__struct_fields__ if name not in _MORE)
 _INT4, _INT8 = 2**31, 2**63
+_MAX_BYTES: Final = 512
+"""Of a stored text: four of them fit into one row of an index of PostgreSQL, 2704 bytes."""
 
 
 def rows_of(record: HistoryRecord) -> tuple[list[Row], int]:
@@ -39,7 +41,8 @@ def entry_of(row: RowMapping | Mapping[str, Any]) -> HistoryEntry:
 
 def clean(text: str) -> str:
     """Returns the text in the form that is stored: without NUL, and cut like ids. Searches use the same form."""
-    return text[:MAX_ID].replace("\0", "\ufffd")
+    cut = text[:MAX_ID].replace("\0", "\ufffd")
+    return cut if cut.isascii() else cut.encode(errors="replace")[:_MAX_BYTES].decode(errors="ignore")
 
 
 def _row(writer: int, number: int, entry: HistoryEntry) -> Row:
@@ -74,9 +77,10 @@ def _row(writer: int, number: int, entry: HistoryEntry) -> Row:
 
 
 def _fits(record: HistoryRecord, index: int, entry: HistoryEntry) -> bool:
-    ids = (entry.at, record.writer, record.first + index, entry.offset or 0, entry.due_at or 0, entry.count)
+    ids = (entry.at, record.writer, record.first + index, entry.offset or 0, entry.due_at or 0)
     small = (entry.partition or 0, entry.attempt or 0, entry.status or 0)
-    return all(0 <= one < _INT8 for one in ids) and all(-_INT4 <= one < _INT4 for one in small)
+    fits = all(0 <= one < _INT8 for one in ids) and all(-_INT4 <= one < _INT4 for one in small)
+    return fits and 0 <= entry.count < _INT4  # counts are summed
 
 
 def _clean_or_none(text: str | None) -> str | None:

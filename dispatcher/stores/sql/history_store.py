@@ -8,15 +8,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import structlog
 from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import KeptAs
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
-from dispatcher.errors import ConfigError, Problem, StoreUnavailable
+from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_evidence import add_evidence
 from dispatcher.stores.sql.history_positions import move_positions, read_positions, trust_commits
@@ -75,7 +76,26 @@ WITH added AS (
 SELECT kept, "at", writer, number FROM added
 """  # noqa: S608  (names of our own)
 
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")
+"""Encodings of databases that hold every character; the second one stores bytes as they are."""
 _NO_MOVES: Final[Mapping[TopicAndPartition, Move]] = MappingProxyType({})
+
+log = structlog.get_logger(__name__)
+
+
+class Written(NamedTuple):
+    """Counts of the rows of a write. The rest was there already."""
+
+    added: int
+    """New entries."""
+    left_out: int
+    """Entries that are too old, erased, or from the future."""
+    refused: int
+    """Entries with a value that the database can't hold."""
+
+    def plus(self, other: "Written") -> "Written":
+        """Returns the sums."""
+        return Written(*map(sum, zip(self, other, strict=True)))
 
 
 class HistoryStore:
@@ -102,11 +122,12 @@ class HistoryStore:
         """Creates tables and indexes if they are missing.
 
         Raises:
-            ConfigError: the tables are of a newer version of this program.
+            ConfigError: the tables are of a newer version of this program, or the database's encoding lacks characters.
             StoreUnavailable: the database did not answer, or refused.
         """
         async with self._unhurried() as connection:
             if self._database.is_postgresql:
+                await _check_encoding(connection)
                 await connection.execute(LOCK)
             had_positions = await connection.run_sync(lambda sync: inspect(sync).has_table(positions.name))
             await connection.run_sync(
@@ -138,12 +159,8 @@ class HistoryStore:
         async with self._with_tables(), self._database.read() as connection:
             return await read_positions(connection)
 
-    async def write(self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move] = _NO_MOVES) -> tuple[int, int]:
-        """Writes rows, and moves the positions past their records, in one transaction.
-
-        Returns:
-            The number of new entries, and of those that are too old, erased, or from the future and were left out.
-            The rest was there already.
+    async def write(self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move] = _NO_MOVES) -> Written:
+        """Writes rows, and moves the positions past their records in the transaction of the last ones.
 
         Raises:
             ConfigError: the tables were replaced by those of a newer version of this program.
@@ -155,10 +172,10 @@ class HistoryStore:
         timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + MOST_AHEAD_MS]
         timely.sort(key=lambda row: row[:4])  # all workers lock in one order
         if not timely and not moves:
-            return 0, len(rows)
+            return Written(0, len(rows), 0)
         async with self._with_tables():
-            wanted, added = await self._merge_in_pieces(timely, moves, now_ms)
-        return added, len(rows) - wanted
+            written = await self._merge_in_pieces(timely, moves, now_ms)
+        return written.plus(Written(0, len(rows) - len(timely), 0))
 
     @asynccontextmanager
     async def _with_tables(self) -> AsyncIterator[None]:
@@ -174,29 +191,42 @@ class HistoryStore:
 
     async def _merge_in_pieces(
         self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int
-    ) -> tuple[int, int]:
-        """Returns what `_merge` returns. After a failure pieces are smaller: the database may have been too slow."""
-        wanted = added = done = 0
+    ) -> Written:
+        """Merges every row. After a failure pieces are smaller: the database may have been too slow."""
+        written, done = Written(0, 0, 0), 0
         while True:
             piece = rows[done : done + self._at_once]
             is_last = done + len(piece) == len(rows)
             try:
-                of_piece = await self._merge(piece, moves if is_last else _NO_MOVES, now_ms)
+                of_piece = await self._merge_what_fits(piece, moves if is_last else _NO_MOVES, now_ms)
             except StoreUnavailable:
                 self._at_once = max(_MERGED_LEAST, min(self._at_once, len(rows)) // 2)
                 raise
-            wanted, added, done = wanted + of_piece[0], added + of_piece[1], done + len(piece)
+            written, done = written.plus(of_piece), done + len(piece)
             self._at_once = min(_MERGED_AT_ONCE, self._at_once * 5 // 4)
             if is_last:
-                return wanted, added
+                return written
 
-    async def _merge(
+    async def _merge_what_fits(
         self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int
-    ) -> tuple[int, int]:
-        """Writes the rows, their evidence and the positions in one transaction.
+    ) -> Written:
+        """Merges the rows except single ones that the database refuses, which would be refused for ever."""
+        try:
+            return await self._merge(rows, moves, now_ms)
+        except ValuesRefused as error:
+            if not rows:
+                raise
+            if len(rows) == 1:
+                problem = str(error)[:300]
+                log.warning("history entry is refused by the database", place=_place_of(rows[0]), problem=problem)
+                rest = await self._merge([], moves, now_ms) if moves else Written(0, 0, 0)
+                return rest.plus(Written(0, 0, 1))
+        half = len(rows) // 2
+        first = await self._merge_what_fits(rows[:half], _NO_MOVES, now_ms)
+        return first.plus(await self._merge_what_fits(rows[half:], moves, now_ms))
 
-        Returns how many rows were accepted, since no erasure refuses them, and how many of these were new.
-        """
+    async def _merge(self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int) -> Written:
+        """Writes the rows, their evidence and the positions in one transaction."""
         if self._database.is_postgresql:
             await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
         async with self._database.write(WRITE_WITHIN_S) as connection:
@@ -206,7 +236,7 @@ class HistoryStore:
             added = await merge(connection, wanted) if wanted else []
             await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
             await move_positions(connection, moves)
-            return len(wanted), len(added)
+            return Written(len(added), len(rows) - len(wanted), 0)
 
     async def _lock_out_erasures(self, connection: AsyncConnection) -> None:
         """Keeps `erase` from noting a person after this transaction has looked up whom not to store."""
@@ -318,6 +348,19 @@ class HistoryStore:
 
 
 _KEY: Final = "history.url"
+
+
+def _place_of(row: Row) -> str:
+    """Returns topic, partition and offset of the event that a row is about."""
+    topic, partition, offset = (row[COLUMNS.index(name)] for name in ("topic", "partition", "offset"))
+    return f"{topic}/{partition}/{offset}"
+
+
+async def _check_encoding(connection: AsyncConnection) -> None:
+    encoding = (await connection.execute(text("SHOW server_encoding"))).scalar_one()
+    if encoding not in _ENCODINGS:
+        message = f"the database has the encoding {encoding}, which lacks characters of names and ids"
+        raise ConfigError([Problem(f"{message}: create one with ENCODING 'UTF8' TEMPLATE template0", _KEY)])
 
 
 async def _without_erased(connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
