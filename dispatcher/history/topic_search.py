@@ -117,7 +117,7 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
 
 
 async def _records(settings: Settings, topic: str, since: float) -> AsyncIterator[Record]:
-    async with open_topic(settings.kafka, topic) as whole:
+    async with open_topic(settings.kafka, topic, passes_over_unreadable=True) as whole:
         reader = await whole.since(since)
         async for records in reader.records():
             for record in records:

@@ -23,6 +23,7 @@ from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_
 from dispatcher.kafka.groups import history_group
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
+from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
@@ -59,6 +60,8 @@ class HistoryReader:
         self._assignment: object = None
         """The assignment whose partitions are read from where the store ends."""
         self._stored: dict[TopicAndPartition, int] = {}
+        self._passed_over: dict[TopicPartition, int] = {}
+        """Offsets after records that can't be decoded, until the positions have moved past them."""
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
@@ -108,6 +111,7 @@ class HistoryReader:
             heartbeat_interval_ms=int(min(3.0, self._settings.session_timeout / 5) * 1000),
             max_poll_interval_ms=NO_POLL_LIMIT_MS,  # a store may be away for long, with the membership kept
         )
+        pass_over_unreadable(consumer, self._note_passed_over)
         try:
             await consumer.start()
         except BaseException:
@@ -123,9 +127,11 @@ class HistoryReader:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
             if _assignment_of(consumer) is not self._assignment:
                 await self._begin(consumer)  # what was polled is read again
-            elif polled:
-                await self._store(polled)
-                await self._commit(consumer, polled)
+            elif polled or self._passed_over:
+                ends = self._passed_over | {tp: records[-1].offset + 1 for tp, records in polled.items()}
+                self._passed_over = {}
+                await self._store(polled, ends)
+                await self._commit(consumer, ends)
                 heard_at = loop.time()
             elif loop.time() - heard_at > SILENCE_S:
                 if not await _answers(consumer):
@@ -138,14 +144,24 @@ class HistoryReader:
         """Seeks each assigned partition to the position that the store has reached."""
         assignment = _assignment_of(consumer)
         stored = await self._until_available(self._positions)
-        starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
+        async with asyncio.timeout(COMMIT_S):  # aiokafka waits for a coordinator for ever
+            starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
         if not assignment.active:
             return  # a rebalance happened meanwhile
         for tp, start in starts.items():
             consumer.seek(tp, start)
-        self._stored, self._assignment = dict(stored.next), assignment
+        self._stored, self._assignment, self._passed_over = dict(stored.next), assignment, {}
 
-    async def _store(self, polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]") -> None:
+    def _note_passed_over(self, tp: TopicPartition, first: int, end: int) -> None:
+        metrics.HISTORY_STORED.labels("unreadable").inc(end - first)
+        self._passed_over[tp] = end
+
+    async def _store(
+        self,
+        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
+        all_ends: Mapping[TopicPartition, int],
+    ) -> None:
+        """Stores the records, and moves the positions of all partitions to their ends."""
         batch: list[HistoryRecord] = []
         entries = 0
         ends: dict[TopicAndPartition, int] = {}
@@ -164,7 +180,7 @@ class HistoryReader:
                     await self._write_until_stored(batch, ends)
                     batch, entries, ends = [], 0, {}
             await asyncio.sleep(0)
-        await self._write_until_stored(batch, ends)
+        await self._write_until_stored(batch, all_ends)
 
     async def _write_until_stored(self, batch: Sequence[HistoryRecord], ends: Mapping[TopicAndPartition, int]) -> None:
         moves = {place: Move(self._stored.get(place), end) for place, end in ends.items()}
@@ -185,15 +201,10 @@ class HistoryReader:
                 return result
             await backoff.wait()
 
-    async def _commit(
-        self,
-        consumer: "AIOKafkaConsumer[bytes, bytes]",
-        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
-    ) -> None:
-        offsets = {tp: records[-1].offset + 1 for tp, records in polled.items() if records}
+    async def _commit(self, consumer: "AIOKafkaConsumer[bytes, bytes]", offsets: Mapping[TopicPartition, int]) -> None:
         try:
             async with asyncio.timeout(COMMIT_S):
-                await consumer.commit(offsets)
+                await consumer.commit(dict(offsets))
         except (CommitFailedError, IllegalStateError) as error:
             log.info("history: commit came too late, the next owner repeats", detail=str(error)[:256])
         except (KafkaError, OSError, TimeoutError) as error:

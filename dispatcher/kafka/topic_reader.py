@@ -13,6 +13,7 @@ from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.unreadable_records import pass_over_unreadable
 
 BATCH = 500
 SILENT_S = 30.0
@@ -123,20 +124,28 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
+async def open_topic(
+    settings: KafkaSettings, topic: str, *, passes_over_unreadable: bool = False
+) -> AsyncIterator[TopicReader]:
     """Yields a reader of a topic as it is now.
+
+    `passes_over_unreadable`: a batch that can't be decoded is logged and left out; otherwise it ends the reading.
 
     Raises:
         NotFound: there is no such topic.
         BrokerUnavailable: the broker can't be reached.
     """
-    async with open_topics(settings, [topic]) as reader:
+    async with open_topics(settings, [topic], passes_over_unreadable=passes_over_unreadable) as reader:
         yield reader
 
 
 @asynccontextmanager
-async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str = "") -> AsyncIterator[TopicReader]:
+async def open_topics(
+    settings: KafkaSettings, topics: Sequence[str], name: str = "", *, passes_over_unreadable: bool = False
+) -> AsyncIterator[TopicReader]:
     """Yields a reader of several topics, read as one, up to their present ends. `name`: their name in messages.
+
+    `passes_over_unreadable`: see `open_topic`.
 
     Raises:
         NotFound: one of them is not there.
@@ -145,6 +154,8 @@ async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str 
     with translating_kafka_errors(settings):
         partitions = await partitions_of(settings, topics)
         consumer = outside_consumer(settings)
+        if passes_over_unreadable:
+            pass_over_unreadable(consumer, lambda _tp, _first, _end: None)
         try:
             await consumer.start()
             firsts = await consumer.beginning_offsets(partitions)

@@ -19,6 +19,7 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, raise_if_fetching_ended, stopped
 from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
+from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
@@ -78,7 +79,7 @@ class TopicTailer:
         self._away = f"{topic} has not been read yet"
         self._logged = ""
         self.is_complete = True
-        """False if the requested time held more records than were read."""
+        """False if the requested time held more records than were read, or some that can't be decoded."""
 
     def __repr__(self) -> str:
         return f"<TopicTailer {self._topic} at {self._next}>"
@@ -125,6 +126,7 @@ class TopicTailer:
         async with asyncio.timeout(START_S):
             partitions = await partitions_of(self._settings, [self._topic])
         consumer = outside_consumer(self._settings)
+        pass_over_unreadable(consumer, self._note_passed_over)
         try:
             async with asyncio.timeout(START_S):
                 await consumer.start()
@@ -148,6 +150,10 @@ class TopicTailer:
             consumer.seek(tp, self._next[tp.partition])
         self._away = self._logged = ""
         self._note_progress()
+
+    def _note_passed_over(self, tp: TopicPartition, _first: int, end: int) -> None:
+        self.is_complete = False
+        self._next[tp.partition] = end
 
     def _restart(self) -> None:
         if self._next:

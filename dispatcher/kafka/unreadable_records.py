@@ -6,6 +6,7 @@ Patches, applied once by `aiokafka_patches`:
 - A batch that can't be decoded (checksum, compression, structure) holds up its own partition only: it is fetched again
   every 5 s, and reported as `records_unreadable`. aiokafka raises the error in the middle of a poll, which drops the
   records that the same poll has already taken from other partitions, and moves their positions past them.
+  A consumer that need not have every record passes over the batch, see `pass_over_unreadable`.
 - A fetch that the broker refuses because of the log itself is reported. aiokafka only logs it, and repeats it for ever.
 """
 
@@ -14,8 +15,10 @@ import struct
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
-from aiokafka import TopicPartition
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher as fetching
@@ -27,6 +30,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
 
 PAUSE_S: Final = 5.0
 """Time after which a partition with an unreadable batch is fetched again."""
@@ -39,6 +43,11 @@ _LEGACY_HEADER: Final = struct.Struct(">qiib")
 
 Send = Callable[..., Awaitable[Any]]
 ProblemsOf = Callable[[Any], KafkaProblems | None]
+OnPassedOver = Callable[[TopicPartition, int, int], None]
+"""Receives the partition, the first offset that is passed over, and the offset after the last."""
+
+log = structlog.get_logger(__name__)
+_passing_over: "WeakKeyDictionary[AIOKafkaClient, OnPassedOver]" = WeakKeyDictionary()
 
 
 def apply(problems_of: ProblemsOf) -> None:
@@ -49,6 +58,14 @@ def apply(problems_of: ProblemsOf) -> None:
     Fetcher.fetched_records = _raising_between_polls(Fetcher.fetched_records)
     Fetcher._set_error = _pausing_unreadable_partitions(Fetcher._set_error, problems_of)  # noqa: SLF001
     AIOKafkaClient.send = _reporting_log_errors(AIOKafkaClient.send, problems_of)
+
+
+def pass_over_unreadable(consumer: "AIOKafkaConsumer[bytes, bytes]", on_passed_over: OnPassedOver) -> None:
+    """Makes a consumer continue after batches that can't be decoded. Each is logged and counted.
+
+    `on_passed_over` is called before the next poll returns, when the records before the batch were returned.
+    """
+    _passing_over[consumer._client] = on_passed_over  # noqa: SLF001
 
 
 class RecordsWithBytes:
@@ -68,6 +85,7 @@ class TolerantRecords:
     """The batches of `content` that end after `from_offset`. Header names may be any bytes."""
 
     def __init__(self, content: bytes, from_offset: int) -> None:
+        self.content = content
         self._content = memoryview(content)
         self._from_offset = from_offset
         self._position = 0
@@ -79,6 +97,13 @@ class TolerantRecords:
                 return True
             self._position = self._end() or 0
         return False
+
+    def offset_after_next(self) -> int:
+        """Returns an offset behind `from_offset`: the one after the next batch, or its first if that is behind."""
+        if not self.has_next():
+            return self._from_offset + 1
+        base, *_ = _LEGACY_HEADER.unpack_from(self._content, self._position)
+        return int(base) if base > self._from_offset else self._next_offset()
 
     def next_batch(self) -> Any:
         """Returns the next batch. Call it only after `has_next` returned True."""
@@ -162,23 +187,52 @@ def _raising_between_polls(fetched_records: Send) -> Send:
             if error is None:
                 continue
             del fetcher._records[tp]  # noqa: SLF001
-            offset = result._partition_records.next_fetch_offset  # noqa: SLF001
-            fetcher._set_error(tp, UnreadableBatch(tp, offset, error))  # noqa: SLF001
+            fetcher._set_error(tp, _unreadable_batch(tp, result._partition_records, error))  # noqa: SLF001
         return await fetched_records(fetcher, *arguments, **named)
 
     return patched
 
 
 class UnreadableBatch(kafka_errors.CorruptRecordException):  # type: ignore[misc]  # aiokafka has no types
-    """A batch can't be decoded."""
+    """A batch can't be decoded. `offset`: the next one to read; `end`: the one after the batch, by its header."""
 
-    def __init__(self, tp: TopicPartition, offset: int, cause: BaseException) -> None:
+    def __init__(self, tp: TopicPartition, offset: int, cause: BaseException, end: int | None = None) -> None:
         what = f"{type(cause).__name__}: {cause.args[0] if cause.args else ''}"[:200]
         super().__init__(f"{tp.topic}/{tp.partition}: the batch at offset {offset} can't be decoded ({what})")
         self.__cause__ = cause
+        self.offset = offset
+        self.end = offset + 1 if end is None else end
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def _unreadable_batch(tp: TopicPartition, records: Any, cause: BaseException) -> UnreadableBatch:
+    offset = records.next_fetch_offset
+    content = getattr(records._records, "content", None)  # noqa: SLF001
+    end = None if content is None else TolerantRecords(content, offset).offset_after_next()
+    return UnreadableBatch(tp, offset, cause, end)
+
+
+def _pass_over(fetcher: Any, tp: TopicPartition, error: BaseException, on_passed_over: OnPassedOver) -> None:
+    """Continues after an unreadable batch. Does nothing if the partition was revoked or sought since the fetch."""
+    assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
+    if assignment is None or tp not in assignment.tps:
+        return
+    state = assignment.state_value(tp)
+    if not state.has_valid_position:
+        return
+    first = end = state.position
+    if not isinstance(error, UnreadableBatch):
+        end += 1  # aiokafka goes past a record that it takes for too large
+    elif error.offset == first:
+        is_past_log = state.highwater is not None and error.end > state.highwater  # a wrong number in the header
+        end = first + 1 if is_past_log else error.end
+        fetcher.seek_to(tp, end)
+    if end > first:
+        metrics.RECORDS_PASSED_OVER.labels(tp.topic).inc(end - first)
+        log.warning("records can't be decoded and are passed over", problem=str(error)[:300], first=first, end=end)
+        on_passed_over(tp, first, end)
 
 
 def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: ProblemsOf) -> Callable[..., None]:
@@ -186,6 +240,10 @@ def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: 
     def patched(fetcher: Any, tp: TopicPartition, error: BaseException) -> None:
         problems = problems_of(fetcher._client)  # noqa: SLF001
         is_unreadable = isinstance(error, UnreadableBatch | kafka_errors.RecordTooLargeError)
+        on_passed_over = None if fetcher._client is None else _passing_over.get(fetcher._client)  # noqa: SLF001
+        if is_unreadable and on_passed_over is not None:
+            _pass_over(fetcher, tp, error, on_passed_over)
+            return
         if problems is None or not is_unreadable:
             set_error(fetcher, tp, error)
             return

@@ -167,6 +167,11 @@ RECORDS_REMOVED_UNREAD = Counter(
     "Records that Kafka removed before they were read, at most: gaps in the offsets count as records.",
     ["topic"],
 )
+RECORDS_PASSED_OVER = Counter(
+    "dispatcher_kafka_records_passed_over",
+    "Records of a history or dead-letter topic that were not read because their batch can't be decoded, at most.",
+    ["topic"],
+)
 LOG_RESETS = Counter(
     "dispatcher_kafka_log_resets",
     "Partitions read again from the start of their log, because the log was replaced.",

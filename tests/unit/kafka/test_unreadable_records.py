@@ -129,8 +129,9 @@ async def test_the_error_of_a_batch_is_set_before_the_next_poll_and_once() -> No
         return list(fetcher._records), arguments, named
 
     poll = unreadable_records._raising_between_polls(fetched_records)
+    records = SimpleNamespace(next_fetch_offset=7, _records=None)
     results = {
-        broken: SimpleNamespace(error=ValueError("x" * 500), _partition_records=SimpleNamespace(next_fetch_offset=7)),
+        broken: SimpleNamespace(error=ValueError("x" * 500), _partition_records=records),
         fine: SimpleNamespace(),
     }
     consumer = SimpleNamespace(_records=results, _set_error=lambda tp, error: found.append((tp, str(error))))
@@ -141,10 +142,16 @@ async def test_the_error_of_a_batch_is_set_before_the_next_poll_and_once() -> No
     assert len(found[0][1]) < 300
 
 
+class _Client:
+    """An AIOKafkaClient, as far as it matters here."""
+
+
 class _Partition:
     """What aiokafka keeps of an assigned partition."""
 
     position = 7
+    highwater = 100
+    has_valid_position = True
     is_paused = False
 
     def __init__(self) -> None:
@@ -206,6 +213,44 @@ async def test_an_unreadable_batch_of_no_consumer_of_ours_is_left_to_aiokafka(pr
     set_error(SimpleNamespace(_client=None, _subscriptions=subscriptions), TP, error)
     assert raised == ([error] if problems is None else [])
     assert problems is None or not problems.current
+
+
+@pytest.mark.parametrize(
+    ("from_offset", "after"), [(10, 13), (11, 13), (12, 13), (13, 20), (15, 20), (20, 21), (21, 22), (500, 501)]
+)
+def test_the_offset_after_an_unreadable_batch_is_that_of_its_header(from_offset: int, after: int) -> None:
+    """From within a batch its end; from a gap, as compaction leaves them, the next batch; otherwise the next offset."""
+    content = batch([b"a", b"b", b"c"], 10) + batch([b"d"], 20)
+    assert unreadable_records.TolerantRecords(content, from_offset).offset_after_next() == after
+    assert unreadable_records.TolerantRecords(content[:30], from_offset).offset_after_next() == from_offset + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sought", "passed"),
+    [
+        (unreadable_records.UnreadableBatch(TP, 7, ValueError("broken"), 12), [12], [(7, 12)]),
+        (unreadable_records.UnreadableBatch(TP, 7, ValueError("beyond the log"), 2**40), [8], [(7, 8)]),
+        (unreadable_records.UnreadableBatch(TP, 3, ValueError("sought since"), 12), [], []),
+        (errors.RecordTooLargeError(), [], [(7, 8)]),
+    ],
+)
+async def test_an_unreadable_batch_is_passed_over_on_request(
+    error: Exception, sought: list[int], passed: list[tuple[int, int]]
+) -> None:
+    raised: list[Exception] = []
+    found: list[tuple[int, int]] = []
+    consumer: Any = SimpleNamespace(_client=_Client())
+    unreadable_records.pass_over_unreadable(consumer, lambda _tp, first, end: found.append((first, end)))
+    set_error = unreadable_records._pausing_unreadable_partitions(
+        lambda _fetcher, _tp, error: raised.append(error), lambda _client: None
+    )
+    fetcher = _fetcher(_Partition())
+    fetcher._client = consumer._client
+    seeks: list[int] = []
+    fetcher.seek_to = lambda _tp, offset: seeks.append(offset)
+    set_error(fetcher, TP, error)
+    set_error(fetcher, TopicPartition("events", 1), error)  # revoked meanwhile
+    assert (seeks, found, raised) == (sought, passed, [])
 
 
 async def test_only_fetches_of_the_dispatchers_clients_are_looked_at() -> None:
