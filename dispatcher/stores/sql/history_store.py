@@ -70,6 +70,7 @@ WITH added AS (
 ), counted AS (
     INSERT INTO history_counts (org, sandbox, slot, outcome, reason, channel, events)
     SELECT org, sandbox, slot, outcome, reason, channel, sum("count") FROM added
+    WHERE kept = {KEPT[KeptAs.SKIPPED]} OR "at" >= $1
     GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
     {_COUNT_UPSERT}
 )
@@ -108,6 +109,8 @@ class HistoryStore:
             KEPT[KeptAs.DELIVERED]: int(settings.keep.delivered * 1000),
             KEPT[KeptAs.SKIPPED]: int(settings.keep.skipped * 1000),
         }
+        self._comparable_ms = int(min(settings.keep.failed, settings.keep.delivered) * 1000)
+        """Age up to which both failures and deliveries are stored, so that a webhook can be judged by them."""
         self._clock = clock
         self._days: set[tuple[int, int]] = set()
         self._may_lack_tables = False
@@ -233,8 +236,10 @@ class HistoryStore:
             await self._lock_out_erasures(connection)
             wanted = await _without_erased(connection, rows)
             merge = self._copy if self._database.is_postgresql else _insert
-            added = await merge(connection, wanted) if wanted else []
-            await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
+            since_ms = now_ms - self._comparable_ms
+            added = await merge(connection, wanted, since_ms) if wanted else []
+            evidence = [row for row in added if row[1] >= since_ms]
+            await add_evidence(connection, evidence, now_ms, is_postgresql=self._database.is_postgresql)
             await move_positions(connection, moves)
             return Written(len(added), len(rows) - len(wanted), 0)
 
@@ -245,14 +250,15 @@ class HistoryStore:
         else:  # the driver would begin the transaction with the first change only
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row], since_ms: int) -> list[Row]:
+        """Does what `_insert` does, on PostgreSQL."""
         await connection.execute(
             text("CREATE TEMPORARY TABLE IF NOT EXISTS history_incoming (LIKE history_entries) ON COMMIT DELETE ROWS")
         )
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.copy_records_to_table("history_incoming", records=rows, columns=COLUMNS)
         by_key = {row[:4]: row for row in rows}
-        return [by_key[tuple(key)] for key in await raw.fetch(_MERGE)]
+        return [by_key[tuple(key)] for key in await raw.fetch(_MERGE, since_ms)]
 
     async def _make_days(self, days: set[tuple[int, int]]) -> None:
         missing = sorted(days - self._days)
@@ -371,8 +377,8 @@ async def _without_erased(connection: AsyncConnection, rows: Sequence[Row]) -> l
     return [row for row in rows if row[_RECIPIENT] not in erased or row[1] > erased[row[_RECIPIENT]]]
 
 
-async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-    """Inserts into SQLite. Returns the rows that are new."""
+async def _insert(connection: AsyncConnection, rows: Sequence[Row], since_ms: int) -> list[Row]:
+    """Inserts into SQLite, and counts attempts and outcomes since then. Returns the rows that are new."""
     values = "(" + ", ".join("?" * len(COLUMNS)) + ")"
     by_key = {row[:4]: row for row in rows}
     wanted = list(by_key.values())
@@ -385,7 +391,7 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]
         )
         result = await connection.exec_driver_sql(statement, tuple(value for row in piece for value in row))
         added += [by_key[tuple(key)] for key in result]
-    if added:
+    if counted := [row for row in added if row[0] == KEPT[KeptAs.SKIPPED] or row[1] >= since_ms]:
         statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608  (columns are ours, values are bound)
-        await connection.exec_driver_sql(statement, slot_counts(added, SLOT_MS))
+        await connection.exec_driver_sql(statement, slot_counts(counted, SLOT_MS))
     return added
