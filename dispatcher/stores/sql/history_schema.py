@@ -236,12 +236,11 @@ def postgresql_statements() -> list[str]:
     return statements + index_statements()
 
 
-def day_statement(kept: int, day: int) -> str:
-    """Returns the statement that creates the partition of a day, if it is missing."""
-    return (
-        f"CREATE TABLE IF NOT EXISTS {partition_name(kept, day)} PARTITION OF {class_name(kept)} "
-        f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"
-    )
+def day_statements(kept: int, day: int) -> tuple[str, str]:
+    """Returns the statements that create a day's table and make it a partition, with the indexes of its class."""
+    name, parent = partition_name(kept, day), class_name(kept)
+    bounds = f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"
+    return f"CREATE TABLE {name} (LIKE {parent})", f"ALTER TABLE {parent} ATTACH PARTITION {name} {bounds}"
 
 
 JUDGE_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741557)")

@@ -5,8 +5,9 @@ transaction. Any number of workers may write to one PostgreSQL; a SQLite file be
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from dispatcher.contract.history import KeptAs
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_days import DayPartitions
 from dispatcher.stores.sql.history_evidence import add_evidence
 from dispatcher.stores.sql.history_positions import move_positions, read_positions, trust_commits
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
@@ -31,11 +33,8 @@ from dispatcher.stores.sql.history_schema import (
     SLOT_MS,
     WRITE_LOCK,
     added_index_statements,
-    class_name,
-    day_statement,
     index_statements,
     metadata,
-    partition_name,
     positions,
     postgresql_statements,
     version,
@@ -81,6 +80,8 @@ _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 """Encodings of databases that hold every character; the second one stores bytes as they are."""
 _NO_MOVES: Final[Mapping[TopicAndPartition, Move]] = MappingProxyType({})
 
+Step = Callable[[], Awaitable[int | None]]
+
 log = structlog.get_logger(__name__)
 
 
@@ -112,7 +113,7 @@ class HistoryStore:
         self._comparable_ms = int(min(settings.keep.failed, settings.keep.delivered) * 1000)
         """Age up to which both failures and deliveries are stored, so that a webhook can be judged by them."""
         self._clock = clock
-        self._days: set[tuple[int, int]] = set()
+        self._days = DayPartitions(database) if database.is_postgresql else None
         self._may_lack_tables = False
         self._at_once = _MERGED_AT_ONCE
 
@@ -189,7 +190,8 @@ class HistoryStore:
             yield
         except StoreUnavailable:
             self._may_lack_tables = True
-            self._days.clear()
+            if self._days is not None:
+                self._days.forget()
             raise
 
     async def _merge_in_pieces(
@@ -230,8 +232,8 @@ class HistoryStore:
 
     async def _merge(self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int) -> Written:
         """Writes the rows, their evidence and the positions in one transaction."""
-        if self._database.is_postgresql:
-            await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
+        if self._days is not None:
+            await self._days.make({(row[0], row[1] // DAY_MS) for row in rows})
         async with self._database.write(WRITE_WITHIN_S) as connection:
             await self._lock_out_erasures(connection)
             wanted = await _without_erased(connection, rows)
@@ -260,16 +262,6 @@ class HistoryStore:
         by_key = {row[:4]: row for row in rows}
         return [by_key[tuple(key)] for key in await raw.fetch(_MERGE, since_ms)]
 
-    async def _make_days(self, days: set[tuple[int, int]]) -> None:
-        missing = sorted(days - self._days)
-        if not missing:
-            return
-        async with self._database.write(WRITE_WITHIN_S) as connection:
-            await connection.execute(LOCK)
-            for kept, day in missing:
-                await connection.execute(text(day_statement(kept, day)))
-        self._days.update(missing)
-
     async def expire(self) -> int:
         """Drops what is older than `history.keep`; on PostgreSQL whole days only.
 
@@ -277,39 +269,31 @@ class HistoryStore:
             The number of dropped partitions, or of deleted entries on SQLite.
 
         Raises:
-            StoreUnavailable: the database did not answer, or a reader held a lock for too long; call it again later.
+            StoreUnavailable: the database did not answer, or a reader held a lock for too long; what could be dropped
+                is. Call it again later.
         """
         now_ms = int(self._clock() * 1000)
-        dropped = 0
-        for kept, keep_ms in self._keep_ms.items():
-            if self._database.is_postgresql:
-                dropped += await self._drop_days(kept, now_ms - keep_ms)
-            else:
-                where, before = 'kept = :kept AND "at" < :before', {"kept": kept, "before": now_ms - keep_ms}
-                dropped += await self._delete("history_entries", "at", where, before)
-        oldest = now_ms - max(self._keep_ms.values())
-        await self._delete("history_counts", "slot", "slot < :oldest", {"oldest": oldest})
-        await self._delete("history_erased", "before", '"before" < :oldest', {"oldest": now_ms - ERASED_FOR_MS})
-        return dropped
-
-    async def _drop_days(self, kept: int, before_ms: int) -> int:
-        async with self._database.read() as connection:
-            names = await connection.execute(
-                text(
-                    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
-                    "WHERE inhparent = to_regclass(:parent)"
-                ),
-                {"parent": class_name(kept)},
+        oldest = {"oldest": now_ms - max(self._keep_ms.values())}
+        erased = {"oldest": now_ms - ERASED_FOR_MS}
+        others: list[Step] = [
+            partial(self._delete, "history_counts", "slot", "slot < :oldest", oldest),
+            partial(self._delete, "history_erased", "before", '"before" < :oldest', erased),
+        ]
+        if self._days is not None:
+            others.append(partial(self._days.make_ahead, now_ms))
+        try:
+            return await _each(
+                [partial(self._expire_class, kept, now_ms - keep_ms) for kept, keep_ms in self._keep_ms.items()]
             )
-            days = sorted(int(name.rpartition("_")[2]) for (name,) in names)
-        past = [day for day in days if (day + 1) * DAY_MS <= before_ms]
-        for day in past:
-            async with self._database.write(WRITE_WITHIN_S) as connection:
-                await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-                await connection.execute(LOCK)
-                await connection.execute(text(f"DROP TABLE IF EXISTS {partition_name(kept, day)}"))
-            self._days.discard((kept, day))
-        return len(past)
+        finally:
+            await _each(others)
+
+    async def _expire_class(self, kept: int, before_ms: int) -> int:
+        if self._days is not None:
+            return await self._days.drop(kept, before_ms)
+        return await self._delete(
+            "history_entries", "at", 'kept = :kept AND "at" < :before', {"kept": kept, "before": before_ms}
+        )
 
     async def _delete(self, table: str, column: str, where: str, parameters: Mapping[str, object]) -> int:
         return await delete_in_slices(self._database, table, column, where, parameters, _DELETED_AT_ONCE)
@@ -360,6 +344,19 @@ def _place_of(row: Row) -> str:
     """Returns topic, partition and offset of the event that a row is about."""
     topic, partition, offset = (row[COLUMNS.index(name)] for name in ("topic", "partition", "offset"))
     return f"{topic}/{partition}/{offset}"
+
+
+async def _each(steps: Iterable[Step]) -> int:
+    """Takes every step, also after one that failed, and raises the last failure. Returns the sum of the results."""
+    done, problem = 0, None
+    for step in steps:
+        try:
+            done += await step() or 0
+        except StoreUnavailable as error:
+            problem = error
+    if problem is not None:
+        raise problem
+    return done
 
 
 async def _check_encoding(connection: AsyncConnection) -> None:
