@@ -98,7 +98,7 @@ async def _open_history(
     """Opens the history store, and the worker that fills it if the console embeds it."""
     if not settings.history.has_store:
         return None, None, None
-    database = history_database(settings)
+    database = history_database(settings, create=settings.history.embedded)
     stack.push_async_callback(database.close)
     store = HistoryStore(database, settings.history)
     states = TenantStates(database)

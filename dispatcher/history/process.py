@@ -42,7 +42,7 @@ class HistoryProcess:
             ConfigError: the settings name no store, or its tables are of a newer version.
         """
         metrics.initialise()
-        database = history_database(self._settings)
+        database = history_database(self._settings, create=True)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             states = TenantStates(database)

@@ -1,15 +1,16 @@
 """Finds what happened to a message by reading topics, for deployments without a history store. Reads, never commits.
 
 The history topic says everything, if it is written. Without it, the topic of events holds the event, and the
-retry and dead-letter topics its later copies; deliveries leave no trace there.
+topics of parked, held and dead events its later copies; deliveries leave no trace there.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, decode_record, normalised_address
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, decode_record, normalised_address
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked
 from dispatcher.contract.tenant import TenantKey
@@ -17,7 +18,9 @@ from dispatcher.errors import NotFound, UnreadableEvent
 from dispatcher.history.timeline import title
 from dispatcher.kafka.redrive import is_mark
 from dispatcher.kafka.topic_reader import open_topic
-from dispatcher.kafka.topics import dead_letter_topic, history_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
+
+_IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +36,10 @@ class Wanted:
 
     def matches(self, entry: HistoryEntry) -> bool:
         """Returns True if the entry belongs to an event with the value."""
-        if self.tenant is not None and (entry.org, entry.sandbox) != tuple(self.tenant):
+        if self.tenant is not None and _cut(entry.org, entry.sandbox) != _cut(*self.tenant):
             return False
-        found = {
-            "webhook_id": entry.webhook_id == self.value,
-            "event_id": entry.event_id == self.value,
-            "request_id": entry.request_id == self.value,
-            "message_execution_id": entry.message_execution_id == self.value,
-            "campaign_id": entry.campaign_id == self.value,
-            "recipient": entry.recipient in self.recipients,
-        }
+        found = {name: _cut(getattr(entry, name)) == _cut(self.value) for name in _IDS}
+        found["recipient"] = entry.recipient in self.recipients
         return any(found.values()) if self.field is None else found[self.field]
 
     def matches_event(self, event: DeliveryEvent) -> bool:
@@ -97,19 +94,20 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
 
 
 async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
-    """Returns the event's records in the topic of events, the retry topics and the dead letters, the oldest first.
+    """Returns the event's records in the topic of events and in those of parked, held and dead events, oldest first.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
     """
     kafka = settings.kafka
     found: list[Found] = []
-    for topic in (kafka.topic, *_retry_names(settings), dead_letter_topic(kafka.prefix)):
+    waiting = {held_topic(kafka.prefix): "Held", dead_letter_topic(kafka.prefix): "Dead"}
+    for topic in (kafka.topic, *_retry_names(settings), *waiting):
         try:
             async for record in _records(settings, topic, since):
                 event = _event_in(record)
                 if event is not None and wanted.matches_event(event):
-                    text = _in_words(record, is_dead=topic == dead_letter_topic(kafka.prefix))
+                    text = _in_words(record, waiting.get(topic))
                     found.append(Found(record.timestamp, event.webhook_id, text, place_of(record)))
         except NotFound:
             continue
@@ -138,13 +136,19 @@ def _event_in(record: Record) -> DeliveryEvent | None:
     return event if isinstance(event, DeliveryEvent) else None
 
 
-def _in_words(record: Record, *, is_dead: bool) -> str:
+def _cut(*texts: str | None) -> tuple[str | None, ...]:
+    """Returns texts as the history has them."""
+    return tuple(text and text[:MAX_ID] for text in texts)
+
+
+def _in_words(record: Record, outcome: str | None) -> str:
+    """Describes a record. `outcome`: of a topic whose events all have the same."""
     state = RetryState.of(record)
     so_far = f"after {state.attempts} attempts" if state.attempts else "before the first attempt"
     last = "" if state.last_status is None else f", last answer {state.last_status}"
-    if is_dead:
+    if outcome is not None:
         detail = (dict(record.headers).get(PREFIX + "detail") or b"").decode(errors="replace")
-        return f"Dead {so_far}{last}: {state.reason}" + (f", {detail}" if detail else "")
+        return f"{outcome} {so_far}{last}: {state.reason}" + (f", {detail}" if detail else "")
     if state.parks:
         return f"Parked {so_far}{last}: {state.reason}"
     return "Sent back from the dead letters" if was_parked(record.headers) else "Arrived"

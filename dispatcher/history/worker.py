@@ -31,15 +31,15 @@ LONGEST_WAIT_S: Final = 30.0
 log = structlog.get_logger(__name__)
 
 
-def history_database(settings: Settings) -> Database:
-    """Opens the database that `history.url` names; creates a missing SQLite file.
+def history_database(settings: Settings, *, create: bool = False) -> Database:
+    """Opens the database that `history.url` names. `create`: creates a missing SQLite file, as only the worker does.
 
     Raises:
         ConfigError: the settings name none, or its URL can't be used.
     """
     if settings.history.url is None:
         raise ConfigError([Problem("names the database of the history store: set it", "history.url")])
-    return Database(settings.history.url, create=True, setting="history.url")
+    return Database(settings.history.url, create=create, setting="history.url")
 
 
 class HistoryWorker:

@@ -345,10 +345,11 @@ def _reason(error: Exception, maker: str, setting: str) -> str:
         return f"{str(origin)[:200]}: correct the user or the password in {setting}"
     lines = str(origin).splitlines()
     text = lines[0][:200] if lines else type(origin).__name__
+    if "unable to open database file" in text:
+        return f"there is no such file, or it can't be opened: run `{maker}`"
     if (
         "no such table" in text
         or "no such column" in text
-        or "unable to open database file" in text
         or (("column " in text or 'relation "' in text) and "does not exist" in text)
     ):
         text += f": run `{maker}`"

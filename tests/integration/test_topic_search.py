@@ -1,0 +1,57 @@
+"""What `dispatcher trace` finds by reading topics."""
+
+import time
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from dispatcher.config.settings import Settings
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.history.topic_search import Wanted, find_in_event_topics
+from dispatcher.kafka.held_topic import Progress, Snapshot, tenant_headers
+from tests.conftest import Broker
+from tests.integration.harness import event, webhook_id_of
+from tests.kafka import topics
+
+TENANT = TenantKey("A@AdobeOrg", "prod")
+LONG = "x" * (MAX_ID + 50)
+
+
+@pytest.mark.parametrize("field", ["event_id", "request_id", "message_execution_id", "campaign_id", None])
+def test_an_id_that_the_history_cuts_is_found_by_its_whole_value(field: str | None) -> None:
+    entry = HistoryEntry(
+        0, HistoryOutcome.DEAD, LONG[:MAX_ID], "prod", event_id=LONG[:MAX_ID], request_id=LONG[:MAX_ID],
+        message_execution_id=LONG[:MAX_ID], campaign_id=LONG[:MAX_ID],
+    )  # fmt: skip
+    assert Wanted(LONG, field).matches(entry)
+    assert Wanted(LONG, field, TenantKey(LONG, "prod")).matches(entry)
+    assert not Wanted(LONG, field, TenantKey(LONG, "stage")).matches(entry)
+    assert not Wanted("x" * (MAX_ID - 1), field).matches(entry)
+    whole = HistoryEntry(0, HistoryOutcome.ATTEMPT, event_id=LONG, request_id=LONG)
+    assert Wanted(LONG).matches(whole), "as it is in an event"
+    assert not Wanted("").matches(HistoryEntry(0, HistoryOutcome.ATTEMPT))
+
+
+async def test_a_held_event_is_shown_as_held(kafka: Broker) -> None:
+    settings = Settings.model_validate(
+        {
+            "apiVersion": "dispatcher/v1",
+            "kafka": {"bootstrap_servers": kafka.bootstrap_servers, "topic": "traced", "group_id": "tracing"},
+            "webhooks": {"path": "/nowhere"},
+        }
+    )
+    for name in ("traced", "tracing.held"):
+        await topics.create_topic(kafka.bootstrap_servers, name, partitions=1)
+    value = event(TENANT, "e-held")
+    waits = RetryState(Origin("traced", 0, 0), time.time(), attempts=2, parks=1, last_status=410, reason="suspended")
+    snapshot = Snapshot({TENANT: Progress(0, 1)})
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers) as producer:
+        await producer.send_and_wait("traced", value)
+        headers = [*waits.headers(), *tenant_headers(TENANT)]
+        await producer.send_and_wait("tracing.held", value, headers=headers)
+        await producer.send_and_wait("tracing.held", snapshot.encode(), headers=[("feedback-held-snapshot", b"1")])
+    found = await find_in_event_topics(settings, Wanted("e-held"), time.time() - 3600)
+    assert [one.text for one in found] == ["Arrived", "Held after 2 attempts, last answer 410: suspended"]
+    assert {one.webhook_id for one in found} == {webhook_id_of(TENANT, "e-held")}
