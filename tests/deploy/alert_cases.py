@@ -57,6 +57,9 @@ LIMIT = "dispatcher_delivery_concurrency_limit"
 RETRIED_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",result="retried"}'
 SENT_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",result="sent"}'
 FAILED = 'dispatcher_notifications_total{channel="email",result="failed"}'
+STORED = 'dispatcher_history_stored_total{result="stored"}'
+"""Every process has the series."""
+STORED_BY_WORKER = 'dispatcher_history_stored_total{result="stored",pod="history-0"}'
 PROCESS_START = "process_start_time_seconds"
 
 REMOVED = 'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}'
@@ -493,6 +496,21 @@ CASES: Final[dict[str, Case]] = {
         },
         place=("namespace",),
         labels={"pod": "dispatcher-0"},
+        others=(
+            Variant(
+                "the console, and a console of another program",
+                fires={
+                    'container_memory_working_set_bytes{container="console"}': "950x30 500x20",
+                    'kube_pod_container_resource_limits{container="console",resource="memory"}': "1000x50",
+                    BUILD: "1x50",
+                },
+                quiet={
+                    'container_memory_working_set_bytes{container="console"}': "950x50",
+                    'kube_pod_container_resource_limits{container="console",resource="memory"}': "1000x50",
+                    BUILD.replace("}", ',namespace="other"}'): "1x50",
+                },
+            ),
+        ),
     ),
     "DispatcherPodRestarting": Case(
         fires={'kube_pod_container_status_restarts_total{container="dispatcher"}': "0x5 0+1x6 6x120"},
@@ -500,6 +518,19 @@ CASES: Final[dict[str, Case]] = {
         over=120,
         quiet={'kube_pod_container_status_restarts_total{container="dispatcher"}': "0x5 1x20 2x120"},
         labels={"pod": "dispatcher-0"},
+        others=(
+            Variant(
+                "the history worker, and one of another program",
+                fires={
+                    'kube_pod_container_status_restarts_total{container="history"}': "0x5 0+1x6 6x120",
+                    BUILD: "1x130",
+                },
+                quiet={
+                    'kube_pod_container_status_restarts_total{container="history"}': "0x5 0+1x6 6x120",
+                    BUILD.replace("}", ',namespace="other"}'): "1x130",
+                },
+            ),
+        ),
     ),
     "DispatcherTracingDropping": Case(
         fires={'dispatcher_tracing_spans_dropped_total{reason="not_taken"}': "0+6x40 240x40"},
@@ -525,6 +556,35 @@ CASES: Final[dict[str, Case]] = {
                 "a worker that can't read Kafka",
                 {"dispatcher_history_worker_reading": "1x5 0x30 1x50"},
                 {"dispatcher_history_worker_reading": "1x5 0x9 1x70"},
+            ),
+        ),
+    ),
+    "DispatcherHistoryWorkerGone": Case(
+        fires={
+            "dispatcher_history_written_total": "0+60x100 6000x60",
+            STORED: "0x160",
+            STORED_BY_WORKER: "0+60x10 _x150",  # its pods are gone
+        },
+        at=60,
+        over=145,
+        quiet={
+            "dispatcher_history_written_total": "0+60x100 6000x60",
+            STORED: "0x160",
+            STORED_BY_WORKER: "0+60x10 _x15 0+60x75 4500x60",  # back in time
+        },
+        others=(
+            Variant(
+                "the worker hangs; and nothing happens that could be stored",
+                fires={"dispatcher_history_written_total": "0+60x100 6000x60", STORED_BY_WORKER: "0+60x10 600x150"},
+                quiet={"dispatcher_history_written_total": "900x160", STORED_BY_WORKER: "900x160"},
+            ),
+            Variant(
+                "entries are rare",
+                fires={"dispatcher_history_written_total": "0x5 0+1x95 95x60", STORED_BY_WORKER: "_x160"},
+                quiet={
+                    "dispatcher_history_written_total": "0x20 1x40 2x40 3x60",
+                    STORED_BY_WORKER: "0x21 1x40 2x40 3x59",  # each is stored a minute later
+                },
             ),
         ),
     ),

@@ -58,6 +58,14 @@ def test_its_network_policy_opens_the_ways_to_mail_server_and_database() -> None
     assert mail["to"] == [{"ipBlock": {"cidr": "192.0.2.25/32"}}]
 
 
+def test_no_worker_is_missed_if_none_is_wanted() -> None:
+    values = ("-f", str(CHART / "ci/monitoring-values.yaml"))
+    for store, is_alert in (("sql", True), ("none", False)):
+        _, text = rendered(*values, "--set", f"config.history.store={store}")
+        assert ("alert: DispatcherHistoryWorkerGone" in text) is is_alert
+        assert "alert: DispatcherHistoryLosing" in text
+
+
 def rendered(*options: str) -> tuple[int, str]:
     done = run(tool("helm4"), "template", "r", CHART, *options)
     return done.returncode, done.stdout + done.stderr

@@ -347,7 +347,11 @@ CASES = {
         world=_of_broken, placeholders={"<pod>": "dispatcher-0"},
     ),
     "history has no store": Case(
-        _history_not_stored, _nothing, {"DispatcherHistoryNotStored": (r"history store can't be prepared|history is not stored",)},
+        _history_not_stored, _nothing,
+        {
+            "DispatcherHistoryNotStored": (r"history store can't be prepared|history is not stored",),
+            "DispatcherHistoryWorkerGone": (r"history store can't be prepared|history is not stored",),
+        },
         world=_of_worker,
     ),
     "a new webhook is wrong": Case(

@@ -138,10 +138,11 @@ annotations:
 {{- define "fd.hasOpsService" -}}
 {{- if or .Values.service.enabled .Values.metrics.serviceMonitor.enabled (eq .Values.workload.kind "StatefulSet") .Values.console.enabled }}true{{ end }}
 {{- end -}}
+{{- define "fd.historyStore" -}}{{ include "fd.setting" (dict "root" . "group" "history" "key" "store" "default" "sql") }}{{- end -}}
 {{- /* whether the console fills the history store; taken for granted if the chart does not know the settings: "true" or nothing */}}
 {{- define "fd.consoleEmbedsHistory" -}}
 {{- $history := default (dict) .Values.config.history -}}
-{{- $isOn := and (or $history.url .Values.existingConfigMap) (eq (default "sql" $history.store) "sql") -}}
+{{- $isOn := and (or $history.url .Values.existingConfigMap) (eq (include "fd.historyStore" .) "sql") -}}
 {{- if and .Values.console.enabled (not .Values.history.enabled) $isOn (dig "embedded" true $history) }}true{{ end -}}
 {{- end -}}
 {{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
