@@ -164,6 +164,24 @@ REFUSED = {
         "webhooks.existingConfigMaps",
     ),
     "SQLite for two pods": ((*SQL, "--set", "persistence.enabled=true"), "replicaCount: 1"),
+    "a volume of one node for two consoles": (
+        (
+            *SQL,
+            "--set",
+            "replicaCount=1,persistence.enabled=true,console.enabled=true,console.replicaCount=2,"
+            "config.console.session_key.file=/run/secrets/key",
+        ),
+        "console.replicaCount: 1",
+    ),
+    "a volume of one node for two history workers": (
+        (
+            *SQL,
+            "--set",
+            "replicaCount=1,persistence.enabled=true,history.enabled=true,history.replicaCount=2,"
+            "config.history.url.file=/run/secrets/history-url",
+        ),
+        "history.replicaCount: 1",
+    ),
     "a user of no cluster": ((*MINIMAL, "--set", "topics.strimzi.user.create=true"), "topics.strimzi.cluster"),
     "a console's budget twice": (
         (*SQL, "--set", "console.podDisruptionBudget.minAvailable=1,console.podDisruptionBudget.maxUnavailable=1"),
@@ -260,6 +278,39 @@ def test_the_notes_warn_of_what_is_missing() -> None:
     assert "NO WEBHOOKS ARE CONFIGURED" in notes()
     assert "NO WEBHOOKS" not in notes("--set", "webhooks.existingConfigMaps={x}")
     assert re.search(r"dispatcher topics$", notes(), re.MULTILINE)
+
+    history = ("--set", "config.history.url.file=/run/secrets/history-url")
+    nothing_fills_it = "NOTHING FILLS THE HISTORY STORE"
+    assert nothing_fills_it not in notes()
+    assert nothing_fills_it in notes(*history)
+    assert nothing_fills_it not in notes(*history, "--set", "config.history.store=none")
+    assert nothing_fills_it not in notes(*history, "--set", "history.enabled=true")
+    console = ("--set", "console.enabled=true,config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/url")
+    assert nothing_fills_it not in notes(*history, *console)
+    assert nothing_fills_it in notes(*history, *console, "--set", "config.history.embedded=false")
+
+    policy = ("--set", "networkPolicy.enabled=true")
+    for needs, port, setting in (
+        ((*history, "--set", "history.enabled=true"), 5432, "networkPolicy.database.ports"),
+        (
+            (
+                "--set",
+                "config.notifications.smtp.host=mail.example,config.notifications.smtp.sender=noreply@mail.example",
+            ),
+            587,
+            "networkPolicy.smtp.ports",
+        ),
+    ):
+        closed = f"{setting} IS EMPTY"
+        assert closed not in notes(*policy)
+        assert closed not in notes(*needs)
+        assert closed in notes(*needs, *policy)
+        assert closed not in notes(*needs, *policy, "--set", f"{setting}={{{port}}}")
+        other = f'networkPolicy.extraEgress=[{{"ports":[{{"port":{port}}}]}}]'
+        assert closed not in notes(*needs, *policy, "--set-json", other)
+    database = "networkPolicy.database.ports IS EMPTY"
+    assert database in notes(*console, *policy)
+    assert database not in notes(*console, *policy, "--set", "replicaCount=1,persistence.enabled=true")
 
 
 def test_the_application_and_the_chart_have_the_same_version() -> None:
