@@ -1,5 +1,6 @@
 """The texts that identify something: organisations, sandboxes, statuses, topics."""
 
+import re
 import unicodedata
 from typing import Annotated, Final
 
@@ -9,6 +10,7 @@ MAX_NAME: Final = 200
 """Characters."""
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a reader doesn't see, or that begin a new line."""
+_PLACEHOLDER: Final = re.compile(r"None|.*[<>{}$].*", re.DOTALL)
 _JOINERS: Final = "\u200c\u200d"
 """Used inside words of some scripts, and in emoji."""
 
@@ -16,6 +18,11 @@ _JOINERS: Final = "\u200c\u200d"
 def stripped(text: str) -> str:
     """Returns the text without invisible characters, and without blanks around it."""
     return "".join(character for character in text if not _is_invisible(character)).strip()
+
+
+def is_placeholder(text: str) -> bool:
+    """Returns True for what a template leaves in place of a missing value: `<no value>`, `${SANDBOX}`, `None`."""
+    return _PLACEHOLDER.fullmatch(text) is not None
 
 
 def _is_invisible(character: str) -> bool:
@@ -36,7 +43,15 @@ def _readable(text: str) -> str:
     return text
 
 
+def _replaced(text: str) -> str:
+    if is_placeholder(text):
+        raise ValueError("looks like a placeholder that a template didn't replace: write the value itself")
+    return text
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 """A short text that identifies something. It has no invisible characters, and no blanks around it."""
+TenantName = Annotated[Name, AfterValidator(_replaced)]
+"""An organisation or sandbox. Unlike other names it isn't a placeholder, so that no other tenant is meant."""
 DisplayName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_readable)]
 """A short text that is shown to people. Unlike a `Name` it may contain U+200C and U+200D."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from dispatcher.config.endpoint_urls import EndpointUrl, origin_of
-from dispatcher.config.names import DisplayName, Name
+from dispatcher.config.names import DisplayName, Name, TenantName
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import ConfidentialGroup
 from dispatcher.config.units import PerSecond, Seconds
@@ -121,11 +121,11 @@ class WebhookConfig(ConfidentialGroup):
 
     name: DisplayName
     """Name that is shown to people."""
-    org: Name
+    org: TenantName
     """Organisation id, as in the event's `imsOrgId`."""
-    sandbox: Name
+    sandbox: TenantName
     """Sandbox name, `prod`."""
-    sandbox_id: Name | None = None
+    sandbox_id: TenantName | None = None
     """If it is given, the event's sandbox id must match too."""
     channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (
         Channel.EMAIL,

@@ -11,8 +11,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from dispatcher.config.documents import Document, Loc, Mistake
-from dispatcher.config.names import stripped
+from dispatcher.config.documents import Document, Loc, Mistake, is_null
+from dispatcher.config.names import is_placeholder, stripped
 from dispatcher.contract.tenant import TenantKey
 
 MAX_CLAIMS: Final = 100
@@ -22,8 +22,17 @@ _FREE_KEYS: Final = frozenset({"claims", "headers", "parameters"})
 
 
 def text_at(value: JsonValue, document: Document, at: Loc) -> str:
-    """Returns an organisation, sandbox or name as it was probably intended; empty if it isn't a text or number."""
-    return stripped(value if isinstance(value, str) else document.written(at))
+    """Returns a name or URL as it was probably intended; empty if it is null, or isn't a text or number."""
+    if isinstance(value, str):
+        return stripped(value)
+    written = document.written(at)  # of a number beyond 64 bits, too, whose value is None
+    return "" if is_null(written) else stripped(written)
+
+
+def tenant_text_at(value: JsonValue, document: Document, at: Loc) -> str:
+    """Returns an organisation or sandbox as it was probably intended; empty if it can't be read."""
+    text = text_at(value, document, at)
+    return "" if is_placeholder(text) else text
 
 
 class ClaimedTenants:
@@ -70,8 +79,9 @@ class ClaimedTenants:
 
     def _named(self, value: dict[str, JsonValue], document: Document, here: Loc, at: Loc) -> Iterator[TenantKey | None]:
         def texts(key: str) -> list[str]:
-            first = [text_at(value[key], document, (*here, key))] if key in value else []
-            return first + [text_at(one.data, one, ()) for name, _, one in self._repeated.get(at, ()) if name == key]
+            first = [tenant_text_at(value[key], document, (*here, key))] if key in value else []
+            again = (one for name, _, one in self._repeated.get(at, ()) if name == key)
+            return first + [tenant_text_at(one.data, one, ()) for one in again]
 
         orgs, sandboxes = texts("org"), texts("sandbox")
         if not orgs and not sandboxes:

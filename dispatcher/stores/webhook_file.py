@@ -4,7 +4,7 @@ Organisation and sandbox are read even from an entry that can't be used, so that
 skipped. The same is done for every other part of the file that may be a webhook.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
-from dispatcher.stores.claimed_tenants import ClaimedTenants, text_at
+from dispatcher.stores.claimed_tenants import ClaimedTenants, tenant_text_at, text_at
 
 API_VERSION: Final = "dispatcher/v1"
 MAX_PROBLEMS: Final = 20
@@ -208,7 +208,7 @@ class FileReader:
         if config is None or problems:
             place = problems[0].key.partition(".")[2]
             why = f"{place}: {problems[0].message}" if place else problems[0].message
-            name, url = (self._text(data, at, key) for key in ("name", "url"))
+            name, url = (self._text(data, at, key, text_at) for key in ("name", "url"))
             return WebhookEntry(key_of(at), line, self._tenant(data, at), why=why, name=name, url=url)
         return WebhookEntry(key_of(at), line, config.tenant, Webhook.of(config, f"{self._document.file}:{line}"))
 
@@ -253,11 +253,11 @@ class FileReader:
 
     def _tenant(self, data: JsonValue, at: Loc) -> TenantKey | None:
         """Returns the tenant of an entry that can't be used, or None if it can't be read."""
-        org, sandbox = (self._text(data, at, key) for key in ("org", "sandbox"))
+        org, sandbox = (self._text(data, at, key, tenant_text_at) for key in ("org", "sandbox"))
         return TenantKey(org, sandbox) if org and sandbox else None
 
-    def _text(self, data: JsonValue, at: Loc, key: str) -> str:
-        return text_at(data[key], self._document, (*at, key)) if isinstance(data, dict) and key in data else ""
+    def _text(self, data: JsonValue, at: Loc, key: str, read: Callable[[JsonValue, Document, Loc], str]) -> str:
+        return read(data[key], self._document, (*at, key)) if isinstance(data, dict) and key in data else ""
 
     def _note(self, problems: Iterable[Problem]) -> None:
         for problem in problems:

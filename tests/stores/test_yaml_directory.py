@@ -255,6 +255,63 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
     assert "b" in notified.changes[-1]
 
 
+NO_TENANTS = ["null", "Null", "NULL", "~", "", "[]", "{}", "<no value>", "'${SANDBOX}'", "'{{ sandbox }}'", "None", "!x null"]
+"""What templates and forgotten values leave in place of an organisation or sandbox."""
+
+
+def luma(org: str = "luma", sandbox: str = "prod") -> str:
+    return f"  - name: luma\n    org: {org}\n    sandbox: {sandbox}\n    url: https://luma.example/x\n"
+
+
+@pytest.mark.parametrize("spelt", NO_TENANTS)
+@pytest.mark.parametrize("field", ["org", "sandbox"])
+async def test_a_missing_organisation_or_sandbox_is_no_other_tenant(path: Path, field: str, spelt: str) -> None:
+    (path / "a.yaml").write_text(content(entry("other"), luma(**{field: spelt})))
+    directory, _ = directory_at(path)
+    assert len(await directory.load()) >= 1
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("luma"))
+    assert orgs(directory) == ["other"]
+
+
+@pytest.mark.parametrize("spelt", NO_TENANTS)
+@pytest.mark.parametrize("field", ["org", "sandbox"])
+async def test_a_webhook_stays_in_use_when_its_organisation_or_sandbox_goes_missing(
+    path: Path, field: str, spelt: str
+) -> None:
+    (path / "a.yaml").write_text(content(entry("other"), luma()))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("other"), luma(**{field: spelt})))
+    assert len(await rescan(directory)) >= 1
+    assert orgs(directory) == ["luma", "other"]
+    assert await directory.get(key("nobody")) is None, "the store is complete"
+
+
+async def test_a_null_inside_a_broken_webhook_names_no_tenant(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("other", more=", next: {org: luma, sandbox: ~}")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("luma"))
+
+
+async def test_a_quoted_null_is_text(path: Path) -> None:
+    (path / "a.yaml").write_text(content(luma(sandbox="'null'")))
+    directory, _ = directory_at(path)
+    assert await directory.load() == []
+    assert await directory.get(key("luma", "null")) is not None
+
+
+async def test_the_problem_of_a_placeholder_says_what_to_write(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("other"), luma(sandbox="<no value>")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == [
+        "a.yaml:6: webhooks[1].sandbox: looks like a placeholder that a template didn't replace: write the value itself"
+    ]
+
+
 @pytest.mark.parametrize("text", [UNKNOWN_TENANTS[name] for name in WHOLE_FILES], ids=WHOLE_FILES)
 async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path: Path, text: str) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b", url="ftp://x")))

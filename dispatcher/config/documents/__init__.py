@@ -6,6 +6,7 @@ document means. The only I/O is reading the file; any bytes are safe.
 
 from dispatcher.config.documents.error_messages import nearest, problems_from
 from dispatcher.config.documents.locations import Loc, key_of, locate, path_of
+from dispatcher.config.documents.scalars import is_null
 from dispatcher.config.documents.yaml_reader import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -27,6 +28,7 @@ __all__ = [
     "Loc",
     "Mistake",
     "Repetition",
+    "is_null",
     "key_of",
     "locate",
     "nearest",

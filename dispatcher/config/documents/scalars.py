@@ -19,13 +19,18 @@ _KINDS: dict[str, tuple[type, ...]] = {"null": (type(None),), "bool": (bool,), "
 _LONGEST_INTEGER = 40  # characters; 64 bits need 20, or 24 in octal
 
 
+def is_null(text: str) -> bool:
+    """Returns True if a plain scalar is null: `null`, `~`, or nothing."""
+    return _NULL.fullmatch(text) is not None
+
+
 def plain(text: str) -> JsonValue:
     """Returns the value of a plain scalar.
 
     Raises:
         ValueError: a number that is not finite, or an integer beyond 64 bits.
     """
-    if _NULL.fullmatch(text):
+    if is_null(text):
         return None
     if _BOOLEAN.fullmatch(text):
         return text[0] in "tT"
