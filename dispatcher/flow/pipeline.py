@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 
 import structlog
 
@@ -53,6 +53,10 @@ from dispatcher.flow.undelivered import (
 )
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
+
+MAX_CHANGES: Final = 20
+"""Times that a webhook may turn out to be outdated before its event is held: the store contradicts itself, or the cache
+is far too small."""
 
 log = structlog.get_logger(__name__)
 
@@ -157,6 +161,7 @@ class Pipeline:
     ) -> Outcome:
         if first_result is not None and first_result.attempt is not None:
             processing.resume = partial(self._process_event, record, retry_state, processing, event, first_result)
+        changes = 0
         while True:
             undelivered = Undelivered(record, retry_state, processing, event)
             if first_result is not None and first_result.is_final:
@@ -178,6 +183,11 @@ class Pipeline:
                     undelivered.retry_state = after_attempts(retry_state, delivery.attempts, status, reason)
                     return await self._undelivered.dead_letter(undelivered, reason, delivery.detail)
                 case WebhookChanged():  # it was edited meanwhile: decide again
+                    changes += 1
+                    if changes == MAX_CHANGES:
+                        why = f"the webhook was outdated {changes} times as soon as it had been read"
+                        deferred = Deferred(ParkReason.UNUSABLE, delivery.attempts, detail=why)
+                        return await self._undelivered.park(undelivered, event, deferred)
                     retry_state = replace(retry_state, attempts=delivery.attempts)
                     processing.resume = partial(self._process_event, record, retry_state, processing, event, None)
                 case _:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import StoreUnavailable
+from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.database import Database
@@ -101,6 +101,47 @@ async def test_held_events_of_a_webhook_under_an_old_key_go_on_after_a_rotation(
     assert changed[1:] == [{lost.tenant}]
     assert not store.is_held(lost.tenant)
     assert not store.problems
+
+
+BAD_ROWS = {
+    "cut off": ("sqlite", "config = '{oops'"),
+    "null": ("both", "config = 'null'"),
+    "a list": ("both", "config = '[]'"),
+    "empty": ("both", "config = '{}'"),
+    "another sandbox": ("both", "sandbox = 'stage'"),
+    "another organisation": ("both", "org = 'other'"),
+    "no date": ("sqlite", "deleted_at = 'yesterday'"),
+    "an odd ciphertext": ("both", """config = '{"headers": {"a": {"encrypted": "\u00fc"}}}'"""),
+}
+
+
+@pytest.mark.parametrize(("kind", "change"), BAD_ROWS.values(), ids=BAD_ROWS)
+async def test_a_row_that_can_not_be_read_costs_its_own_tenant_only(
+    url: Secret, repository: WebhookRepository, database: Database, encryption: Encryption, kind: str, change: str
+) -> None:
+    if kind == "sqlite" and database.is_postgresql:
+        pytest.skip("PostgreSQL refuses this value")
+    store = SqlStore(database, encryption)
+    await store.load()
+    bad = await repository.create(plain("bad"), by="ada", orgs=None)
+    good = await repository.create(plain("good"), by="ada", orgs=None)
+    async with database.write() as connection:
+        await connection.execute(text(f"UPDATE webhooks SET {change} WHERE id = :id"), {"id": bad.id})
+    await store.load()
+    started = SqlStore(database, encryption)
+    await started.load()
+    for one in (store, started):
+        assert [webhook.tenant for webhook in one.all()] == [good.tenant]
+        if "deleted_at" in change:
+            continue
+        ((file, message),) = {(problem.file, problem.message) for problem in one.problems[:1]}
+        assert file == f"sql:{bad.id}"
+        assert message
+        tenant = TenantKey("other" if "org" in change else "bad", "stage" if "sandbox" in change else "prod")
+        with pytest.raises(WebhookUnusable):
+            await one.get(tenant)
+        assert one.is_held(tenant)
+        assert await WebhookCache(one, WebhookSettings(store="sql", url=url)).get(good.tenant) is not None
 
 
 async def test_every_kind_of_change_is_reported_in_time(store: SqlStore, repository: WebhookRepository) -> None:

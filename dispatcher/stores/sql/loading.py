@@ -6,6 +6,7 @@ from hashlib import blake2b
 from itertools import groupby
 
 import orjson
+import structlog
 from sqlalchemy import ColumnElement, RowMapping, Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,9 +18,12 @@ from dispatcher.stores.sql.documents import restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.schema import secrets, webhooks
+from dispatcher.telemetry import metrics
 
 _LOST = "can't be decrypted with any of webhooks.encryption_keys: configure the old key again, or give the secret again"
 _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # repeated for each secret, but parsed once
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ async def select_rows(connection: AsyncConnection, *which: ColumnElement[bool]) 
     """Returns a row for each secret of each webhook, or one for a webhook without secrets, in order of changes."""
     columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.version, webhooks.c.changed)
     statement = (
-        select(*columns, webhooks.c.deleted_at, _CONFIG, secrets.c.path, secrets.c.ciphertext)
+        select(*columns, webhooks.c.deleted_at.is_not(None).label("is_deleted"), _CONFIG, secrets.c.path, secrets.c.ciphertext)
         .outerjoin(secrets, secrets.c.webhook_id == webhooks.c.id)
         .where(*which)
         .order_by(webhooks.c.changed, webhooks.c.id, secrets.c.path)
@@ -56,12 +60,33 @@ def read_rows(selected: Iterable[RowMapping], encryption: Encryption) -> Iterato
 
 
 def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
+    """Returns the webhook of these rows. Whatever is wrong with them costs this webhook only."""
     first = group[0]
-    tenant, is_deleted = TenantKey(first["org"], first["sandbox"]), first["deleted_at"] is not None
-    row = WebhookRow(first["id"], tenant, first["changed"], is_deleted, None)
-    if is_deleted:
+    tenant, source = TenantKey(first["org"], first["sandbox"]), f"sql:{first['id']}"
+    row = WebhookRow(first["id"], tenant, first["changed"], first["is_deleted"], None)
+    if row.is_deleted:
         return row
-    source = f"sql:{first['id']}"
+    try:
+        webhook = _webhook(group, source, encryption)
+        if webhook.tenant == tenant:
+            return replace(row, webhook=webhook)
+        problems = [Problem(f"its columns name {tenant}, its configuration {webhook.tenant}: correct the row")]
+    except ConfigError as error:
+        problems = list(error.problems)
+    except Exception as error:
+        metrics.ERRORS.labels("task").inc()
+        log.exception("webhook can't be read because of a bug", source=source)
+        problems = [Problem(f"could not be read ({type(error).__name__}, see the log): please report this")]
+    return replace(row, problems=tuple(replace(problem, file=source) for problem in problems))
+
+
+def _webhook(group: Sequence[RowMapping], source: str, encryption: Encryption) -> Webhook:
+    """Returns the webhook of these rows.
+
+    Raises:
+        ConfigError: it can't be used. The error names every problem.
+    """
+    first = group[0]
     found: dict[str, Secret] = {}
     problems: list[Problem] = []
     for one in group:
@@ -69,21 +94,24 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
             continue
         secret = encryption.decrypt(one["ciphertext"], first["id"])
         if secret is None:
-            problems.append(Problem(_LOST, one["path"], source))
+            problems.append(Problem(_LOST, one["path"]))
         else:
             found[one["path"]] = secret
-    document, lost = open_headers(orjson.loads(first["config_text"]), first["id"], encryption)
-    problems += [Problem(_LOST, f"headers.{name}", source) for name in lost]
-    if problems:
-        return replace(row, problems=tuple(problems))
     try:
-        webhook = Webhook.of(restore_secrets(document, found), source)
-    except ConfigError as error:
-        return replace(row, problems=tuple(replace(problem, file=source) for problem in error.problems))
+        stored = orjson.loads(first["config_text"])
+    except orjson.JSONDecodeError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise ConfigError([Problem("its configuration isn't a JSON object: correct the row, or restore it from a backup")])
+    document, lost = open_headers(stored, first["id"], encryption)
+    problems += [Problem(_LOST, f"headers.{name}") for name in lost]
+    if problems:
+        raise ConfigError(problems)
+    webhook = Webhook.of(restore_secrets(document, found), source)
     # An edit without a difference counts, too: it re-enables a disabled webhook. That an old signing secret or key ends
     # isn't an edit: such secrets don't count, their version does.
     lasting = webhook.config.settled()
     if lasting is not webhook.config:
         webhook = replace(webhook, revision=Webhook.of(lasting, source).revision)
     digest = blake2b(f"{webhook.revision} {first['id']} {first['version']}".encode(), digest_size=8)
-    return replace(row, webhook=replace(webhook, revision=digest.hexdigest()))
+    return replace(webhook, revision=digest.hexdigest())

@@ -62,6 +62,20 @@ async def test_the_webhooks_payload_version_is_used() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize("answers", [[False] * 3 + [True], [False]], ids=["a few times", "for ever"])
+async def test_a_webhook_that_is_outdated_each_time_holds_its_event(answers: list[bool]) -> None:
+    bench = Bench(200)
+    bench.deliverer.is_current = lambda _: answers.pop(0) if len(answers) > 1 else answers[0]
+    async with asyncio.timeout(1):
+        outcome = await bench.process(fresh())
+    if answers == [True]:
+        assert outcome == Delivered(1)
+    else:
+        assert outcome == Parked(0, ParkReason.UNUSABLE)
+        assert bench.transport.requests == []
+
+
+@virtual_time
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
