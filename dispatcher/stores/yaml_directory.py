@@ -11,8 +11,10 @@ all:
   every tenant without a webhook are held until it can be;
 - a webhook in two files belongs to the file that it belonged to before, otherwise to the first by name; the other is
   refused;
-- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan, or a scan
-  `reload_interval` later, finds the same, because a directory may be empty only for a moment.
+- a scan that would remove all webhooks, or more than half of ten or more, is not applied until the next regular scan,
+  or a scan `reload_interval` later, finds the same;
+- if no webhook file is left, the webhooks stay in use for ten minutes more: the directory may be mounted again. A file
+  with `webhooks: []` says that there are none.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnu
 from dispatcher.stores.background_read import BackgroundRead
 from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.directory_snapshot import DirectorySnapshot, differs, next_snapshot, own_problems
-from dispatcher.stores.mass_removal import is_mass_removal
+from dispatcher.stores.mass_removal import REMOVAL_AFTER_S, is_mass_removal
 from dispatcher.stores.settling import SETTLE_S, SettlingFiles
 from dispatcher.stores.webhook_file import Rules, WebhookFileReading
 from dispatcher.stores.webhook_files import read_directory
@@ -57,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """A result that would remove many webhooks, and is held back."""
+    """A result that would remove many webhooks, or all, and is held back."""
 
     content_hash: str
     since: float
@@ -225,17 +227,21 @@ class YamlDirectory:
     def _apply(self, readings: Mapping[str, WebhookFileReading], *, confirms: bool) -> None:
         self._readings = readings
         old = self._current
-        self._read_before &= readings.keys()
         new, problems = next_snapshot(readings, old, self._read_before)
-        lost = sum(tenant not in new.file_of for tenant in old.by_tenant)
-        if is_mass_removal(lost, len(old.by_tenant)) and not self._is_found_again(new.content_hash, confirms=confirms):
-            message = (
-                f"{lost} of {len(old.by_tenant)} webhooks would be removed: held back; "
-                "done if the next scan finds the same"
-            )
+        lost, known = sum(tenant not in new.file_of for tenant in old.by_tenant), len(old.by_tenant)
+        is_all = bool(old.file_of) and not new.file_of
+        is_mass = is_all or is_mass_removal(lost, known)
+        if is_mass and not self._is_found_again(new, readings, confirms=confirms):
+            message = f"{lost} of {known} webhooks would be removed: held back; done if the next scan finds the same"
+            if not readings:
+                message = (
+                    f"no webhook file is left: {known} webhooks stay in use for {REMOVAL_AFTER_S / 60:.0f} minutes; "
+                    "to remove them at once, add a file with `webhooks: []`, or restart"
+                )
             self._apply_result(old, (*problems, Problem(message, file=str(self._directory))))
             return
         self._held_back = None
+        self._read_before &= readings.keys()
         self._read_before |= {name for name, reading in readings.items() if not reading.has_unknown_tenants}
         tenants = old.file_of.keys() | new.file_of.keys()
         changed = {tenant for tenant in tenants if differs(tenant, old, new)}
@@ -243,14 +249,19 @@ class YamlDirectory:
         for listener in self._listeners if changed or old.is_complete != new.is_complete else ():
             listener(changed)
 
-    def _is_found_again(self, content_hash: str, *, confirms: bool) -> bool:
+    def _is_found_again(
+        self, new: DirectorySnapshot, readings: Mapping[str, WebhookFileReading], *, confirms: bool
+    ) -> bool:
         """Returns True if a mass removal that was held back is confirmed; else it is held back from now on."""
         now, held_back = asyncio.get_running_loop().time(), self._held_back
-        if held_back is None or held_back.content_hash != content_hash:
-            self._held_back = _Removal(content_hash, now)
+        if held_back is None or held_back.content_hash != new.content_hash:
+            self._held_back = _Removal(new.content_hash, now)
             return False
+        since_s = now - held_back.since
+        if not readings:
+            return since_s >= REMOVAL_AFTER_S
         # Files that change all the time leave no time for a regular scan.
-        return confirms or now - held_back.since >= self._interval_s
+        return confirms or since_s >= self._interval_s
 
     def _apply_result(self, snapshot: DirectorySnapshot, problems: tuple[Problem, ...]) -> None:
         """Uses the result of a scan, and updates metrics and log. Known problems are not logged again."""

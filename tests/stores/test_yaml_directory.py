@@ -17,7 +17,7 @@ from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, WebhookUndecided, WebhookUnusable
-from dispatcher.stores import open_source
+from dispatcher.stores import open_source, yaml_directory
 from dispatcher.stores.cache import NOT_CACHED
 from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
@@ -548,14 +548,15 @@ async def test_a_removed_file_takes_its_webhooks_along(path: Path) -> None:
 
 async def test_a_bad_file_that_is_removed_takes_its_last_good_version_along(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").write_text(content(entry("b")))
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(BAD)
     await rescan(directory)
-    assert orgs(directory) == ["a"]
+    assert orgs(directory) == ["a", "b"]
     (path / "a.yaml").unlink()
     assert await rescan(directory) == []
-    assert orgs(directory) == []
+    assert orgs(directory) == ["b"]
 
 
 async def test_a_renamed_file_and_a_moved_webhook_stay_in_use(path: Path) -> None:
@@ -725,6 +726,93 @@ async def test_losing_most_webhooks_for_a_moment_changes_nothing(path: Path) -> 
     assert await rescan(directory) == []
     assert len(directory.all()) == 10
     assert notified.changes[1:] == []
+
+
+def removed(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def remounted(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+
+
+@pytest.mark.parametrize("empty", [removed, remounted])
+@pytest.mark.parametrize("count", [1, 9, 12])
+async def test_a_directory_without_webhook_files_keeps_its_webhooks_for_ten_minutes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, empty: Callable[[Path], None], count: int
+) -> None:
+    for number in range(count):
+        (path / f"{number:02}.yaml").write_text(content(entry(f"t{number:02}")))
+    directory, notified = directory_at(path)
+    await directory.load()
+    before = directory.all()
+    empty(path)
+    for _ in range(3):
+        await rescan(directory)
+        assert directory.all() == before
+        assert texts(directory, path) == [
+            f"DIR: no webhook file is left: {count} webhooks stay in use for 10 minutes; to remove them at once, "
+            "add a file with `webhooks: []`, or restart"
+        ]
+    assert metrics.RELOAD_OK._value.get() == 0
+    monkeypatch.setattr(yaml_directory, "REMOVAL_AFTER_S", 0.0)
+    assert await rescan(directory) == []
+    assert directory.all() == []
+    assert len(notified.changes[-1]) == count
+
+
+async def test_an_empty_generation_removes_no_webhook(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({"a.yaml": content(entry("a"), entry("b", url="ftp://x"))})
+    directory, notified = directory_at(volume.path)
+    await directory.load()
+    volume.update({})
+    await rescan(directory)
+    await rescan(directory)
+    assert orgs(directory) == ["a"]
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("b"))
+    volume.update({"a.yaml": content(entry("a"))})
+    assert await rescan(directory) == []
+    assert notified.changes[1:] == [{"b"}]
+
+
+async def test_a_file_that_says_that_there_are_no_webhooks_confirms_their_removal(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, notified = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").unlink()
+    await rescan(directory)
+    assert orgs(directory) == ["a"]
+    (path / "none.yaml").write_text(content())
+    assert await rescan(directory) == []
+    assert directory.all() == []
+    assert notified.changes[1:] == [{"a"}]
+
+
+async def test_removing_the_only_webhook_from_its_file_needs_two_scans(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content())
+    await rescan(directory)
+    assert texts(directory, path) == [
+        "DIR: 1 of 1 webhooks would be removed: held back; done if the next scan finds the same"
+    ]
+    assert orgs(directory) == ["a"]
+    assert await rescan(directory) == []
+    assert directory.all() == []
+
+
+async def test_a_webhook_that_gets_another_tenant_needs_no_second_scan(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("b")))
+    assert await rescan(directory) == []
+    assert orgs(directory) == ["b"]
 
 
 async def test_metrics_say_how_a_reload_went(path: Path) -> None:

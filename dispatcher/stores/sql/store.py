@@ -25,7 +25,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import NOT_CACHED, NotCached
-from dispatcher.stores.mass_removal import is_mass_removal
+from dispatcher.stores.mass_removal import REMOVAL_AFTER_S, is_mass_removal
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -41,8 +41,6 @@ LOAD_WITHIN_S: Final = 30.0
 """Deadline for reading every webhook."""
 MOST_READ_AGAIN: Final = 10_000
 """Unusable webhooks that are read again at each change. Databases accept 32,766 parameters."""
-REMOVAL_AFTER_S: Final = 600.0
-"""Time for which most or all rows must be missing until their webhooks are removed. Restoring a backup takes less."""
 FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
 """Longest pause between tries while the database is unavailable; pauses double from the first."""
