@@ -1,8 +1,8 @@
 """Waits until a webhook file is written completely.
 
 A copy over a network may pause in the middle of a file, whose beginning is often valid: webhooks are missing, and a URL
-names another host. So a changed file is used only after it has been the same for a while. A generation of Kubernetes is
-complete when it appears.
+names another host; half a secret file is a wrong secret. So a change of a plain file is used only after it has been the
+same for a while. A generation of Kubernetes is complete when it appears.
 """
 
 from collections.abc import Mapping
@@ -38,8 +38,8 @@ class SettlingFiles:
                 continue
             known, since = before.get(name, (b"", now))
             since = since if known == fingerprint else now
-            is_swapped = all(reading is None or reading.is_swapped for reading in (new, old))
-            if is_swapped or now - since >= SETTLE_S:
+            before_it, after_it = (b"" if one is None else one.plain_fingerprint for one in (old, new))
+            if before_it == after_it or now - since >= SETTLE_S:  # else a plain file has changed
                 chosen = new
             else:
                 chosen, self._since[name] = old, (fingerprint, since)

@@ -73,8 +73,9 @@ class WebhookFileReading:
     secret_files: frozenset[Path] = frozenset()
     is_usable: bool = True
     """False if nothing in the file can be used: not readable, or of another version."""
-    is_swapped: bool = False
-    """The file is of a generation, and appears or changes in one step."""
+    plain_fingerprint: bytes = b""
+    """Hash of those parts, content or secret files, that are plain files, which may be read while they are written. Empty
+    if all are of generations, which appear and change in one step."""
 
     @property
     def webhooks(self) -> tuple[Webhook, ...]:

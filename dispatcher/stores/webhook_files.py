@@ -36,7 +36,6 @@ def read_directory(
     """
     for _ in range(_TRIES):
         generation = _generation(directory)
-        swapped = None if generation is None else Path(generation)
         try:
             found = sorted(_files(directory, generation))
         except FileNotFoundError:
@@ -44,9 +43,6 @@ def read_directory(
                 raise
             continue
         readings = {name: _read(directory, name, path, known.get(name), rules) for name, path in found}
-        for name, path in found:
-            if path.parent == swapped and not readings[name].is_swapped:
-                readings[name] = replace(readings[name], is_swapped=True)
         if generation == _generation(directory):
             return readings
     return dict(known)  # the directory changes all the time: the next scan tries again
@@ -78,19 +74,36 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         problem = Problem(f"can't be read ({why}): correct the file or its permissions", file=file)
-        return _previous_if_same(known, unreadable(file, why.encode(), [problem]))
+        return _previous_if_same(known, _unreadable(file, path, why.encode(), [problem]))
     if known is not None and known.fingerprint == _fingerprint(content, known.secret_files, rules.scope):
         return known
     try:
         document, mistakes = parse_leniently(content, file)
     except ConfigError as error:
-        return unreadable(file, _fingerprint(content, (), rules.scope), error.problems)
+        return _unreadable(file, path, _fingerprint(content, (), rules.scope), error.problems)
     secret_files = frozenset(directory / where for where in _secret_files(document.data))
-    fingerprint = _fingerprint(
-        content, secret_files, rules.scope
-    )  # before the secrets are read, so that a later change is noticed
+    # Before the secrets are read, so that a later change is noticed.
+    fingerprint = _fingerprint(content, secret_files, rules.scope)
+    plain_content = b"" if _is_swapped(path) else content
+    plain_files = [one for one in secret_files if not _is_swapped(one)]
+    plain = _fingerprint(plain_content, plain_files, rules.scope) if plain_content or plain_files else b""
     reading = FileReader(directory, document, mistakes, rules).reading()
-    return replace(reading, fingerprint=fingerprint, secret_files=secret_files)
+    return replace(reading, fingerprint=fingerprint, plain_fingerprint=plain, secret_files=secret_files)
+
+
+def _is_swapped(path: Path) -> bool:
+    """Returns True if the file is of a generation, also of another volume: it appears and changes in one step."""
+    try:
+        real = path.resolve()
+        data = (parent / "..data" for parent in real.parents)
+        return any(link.is_symlink() and real.is_relative_to(link.resolve()) for link in data)
+    except (OSError, ValueError, RuntimeError):  # a loop of links is a RuntimeError before Python 3.13
+        return False
+
+
+def _unreadable(file: str, path: Path, fingerprint: bytes, problems: Iterable[Problem]) -> WebhookFileReading:
+    reading = unreadable(file, fingerprint, problems)
+    return reading if _is_swapped(path) else replace(reading, plain_fingerprint=fingerprint)
 
 
 def _previous_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:

@@ -1003,6 +1003,71 @@ async def test_a_file_that_is_being_written_is_used_as_it_was_until_it_is_comple
     assert seen == {before, after}
 
 
+KEYED = ", headers: {X-Api-Key: {file: ../secrets/key}}"
+
+
+def secrets_at(path: Path, *, is_volume: bool) -> Callable[[str], None]:
+    """Returns a function that writes the secret file beside the webhooks' directory."""
+    secrets = path.with_name("secrets")
+    if is_volume:
+        volume = MountedVolume(secrets)
+        return lambda text: volume.update({"key": text})
+    secrets.mkdir()
+    return lambda text: secrets.joinpath("key").write_text(text) and None
+
+
+async def header_after_a_scan(directory: YamlDirectory) -> str:
+    await directory._scan(confirms=False)
+    return directory.all()[0].config.header_texts()["X-Api-Key"]
+
+
+async def test_a_plain_secret_file_settles_though_the_webhook_file_is_of_a_volume(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    write_secret = secrets_at(volume.path, is_volume=False)
+    write_secret("the-whole-key")
+    volume.update({"a.yaml": content(entry("a", more=KEYED))})
+    directory, _ = directory_at(volume.path)
+    await directory.load()
+    write_secret("the-ne")  # its writer pauses in the middle
+    assert await header_after_a_scan(directory) == "the-whole-key"
+    volume.update({"a.yaml": content(entry("a", url="https://new.example/", more=KEYED))})
+    assert await header_after_a_scan(directory) == "the-whole-key", "a swap doesn't complete the secret"
+    write_secret("the-new-key")
+    assert await header_after_a_scan(directory) == "the-whole-key"
+    assert directory._settling
+    await rescan(directory)
+    assert await header_after_a_scan(directory) == "the-new-key"
+
+
+@pytest.mark.parametrize("is_volume", [False, True], ids=["plain file", "volume"])
+async def test_a_swapped_secret_is_used_at_once_beside_any_webhook_file(tmp_path: Path, is_volume: bool) -> None:
+    path = tmp_path / "webhooks.d"
+    write_secret = secrets_at(path, is_volume=True)
+    write_secret("one")
+    text = content(entry("a", more=KEYED))
+    if is_volume:
+        MountedVolume(path).update({"a.yaml": text})
+    else:
+        path.mkdir()
+        (path / "a.yaml").write_text(text)
+    directory, _ = directory_at(path)
+    await directory.load()
+    write_secret("two")
+    assert await header_after_a_scan(directory) == "two"
+    assert not directory._settling
+
+
+async def test_a_swapped_webhook_file_is_used_at_once_though_its_secret_is_plain(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    secrets_at(volume.path, is_volume=False)("key")
+    volume.update({"a.yaml": content(entry("a", more=KEYED))})
+    directory, _ = directory_at(volume.path)
+    await directory.load()
+    volume.update({"a.yaml": content(entry("a", url="https://new.example/", more=KEYED))})
+    await directory._scan(confirms=False)
+    assert directory.all()[0].config.url == "https://new.example/"
+
+
 async def test_a_mass_removal_is_applied_though_files_change_all_the_time(path: Path) -> None:
     for number in range(12):
         (path / f"{number:02}.yaml").write_text(content(entry(f"t{number:02}")))
