@@ -3,10 +3,12 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
+import structlog
 from sqlalchemy import select, text, update
 
 from dispatcher.config.secrets import Secret
@@ -179,6 +181,47 @@ async def test_postgresql_notifies_of_changes_without_polling(postgres: Postgres
         third = await repository.create(plain(sandbox="stage"), by="ada", orgs=None)  # perhaps there is no listener now
         await notified.wait_for(third.tenant)
     await database.close()
+
+
+async def test_changes_are_polled_while_postgresql_refuses_to_notify(
+    encryption: Encryption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+    connect = Database.connect_alone
+
+    async def counted(database: Database) -> object:
+        tries.append(None)
+        return await connect(database)
+
+    monkeypatch.setattr(Database, "connect_alone", counted)
+    with Postgres(max_connections=12) as server, structlog.testing.capture_logs() as logs:
+        url = Secret((await server.fresh_database()).encode())
+        await upgrade(url)
+        database, other = Database(url), Database(url)
+        repository, store = WebhookRepository(other, encryption), SqlStore(database, encryption)
+        made = await repository.create(plain(), by="ada", orgs=None)
+        await store.load()
+        async with AsyncExitStack() as taken:
+            with suppress(asyncpg.TooManyConnectionsError):
+                while True:
+                    taken.push_async_callback((await asyncpg.connect(server.url(scheme="postgresql"))).close)
+            async with running(store) as notified:
+                for version in (1, 2, 3):
+                    draft = plain(name=f"Version {version + 1}")
+                    await repository.update(made.id, draft, expected_version=version, by="ada", orgs=None)
+                    await notified.wait_for(made.tenant)
+                    assert not store.problems, "the database answers"
+                assert 0 < len(tries) <= 8, "pauses grow"
+                assert [line["event"] for line in logs].count("changes of webhooks are polled") == 1
+                assert not await _has_event(logs, "webhook database is away")
+                await taken.aclose()
+                await eventually(lambda: _has_event(logs, "changes of webhooks are notified again"), within_s=30)
+        await database.close()
+        await other.close()
+
+
+async def _has_event(logs: list[structlog.typing.EventDict], event: str) -> bool:
+    return any(line["event"] == event for line in logs)
 
 
 async def _listens(postgres: Postgres) -> None:

@@ -12,6 +12,10 @@ from dispatcher.stores.sql.schema import NOTIFY_CHANNEL
 _CLOSE_WITHIN_S: Final = 1.0
 
 
+class NoNotices(StoreUnavailable):
+    """The database doesn't notify of changes, or no longer: it is a hot standby, or has no connection left for it."""
+
+
 class ChangeSignal:
     """Wakes a waiting task when the database may have changed."""
 
@@ -32,14 +36,14 @@ class ChangeSignal:
         """Returns at the next signal, or after `at_most_s` seconds.
 
         Raises:
-            StoreUnavailable: the connection has ended.
+            NoNotices: the connection has ended.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._event.wait()
         self._event.clear()
         if self._has_ended:
-            raise StoreUnavailable("the database has ended the connection for change notices")
+            raise NoNotices("the database has ended the connection for change notices")
 
 
 @asynccontextmanager
@@ -47,17 +51,23 @@ async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     """Yields a signal that is set at each change on PostgreSQL; on SQLite it never is.
 
     Raises:
-        StoreUnavailable: the connection for notices could not be opened.
+        NoNotices: the database refuses it, or doesn't answer.
     """
     signal = ChangeSignal()
     if not database.is_postgresql:
         yield signal
         return
-    connection = await database.connect_alone()
+    try:
+        connection = await database.connect_alone()
+    except StoreUnavailable as error:
+        raise NoNotices(str(error)) from error
     try:
         connection.add_termination_listener(signal.end)
-        with database.translated():
-            await connection.add_listener(NOTIFY_CHANNEL, signal.set)
+        try:
+            with database.translated():
+                await connection.add_listener(NOTIFY_CHANNEL, signal.set)
+        except StoreUnavailable as error:
+            raise NoNotices(str(error)) from error
         yield signal
     finally:
         try:

@@ -26,7 +26,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.mass_removal import REMOVAL_AFTER_S, is_mass_removal
-from dispatcher.stores.sql.changes import listening
+from dispatcher.stores.sql.changes import NoNotices, listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.loading import WebhookRow, read_rows, select_rows
@@ -44,6 +44,8 @@ MOST_READ_AGAIN: Final = 10_000
 FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
 """Longest pause between tries while the database is unavailable; pauses double from the first."""
+LAST_LISTEN_PAUSE_S: Final = 120.0
+"""The same between tries to be notified by a database that answers, and is polled meanwhile."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +71,9 @@ class SqlStore:
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._away = ""
         """Reason why the database does not answer; empty if it does."""
+        self._is_polled = False
+        """The database answers, and refuses to notify of changes."""
+        self._listen_pause_s = FIRST_PAUSE_S
         self._is_in_doubt = False
         """A known webhook has no row any more, so that every webhook has to be read."""
         self._missing: _Missing | None = None
@@ -239,10 +244,32 @@ class SqlStore:
         self._away = str(error).removeprefix(f"{self._database.name}: ")
 
     async def _follow(self) -> None:
-        async with listening(self._database) as signal:
-            while True:  # first the changes that happened before the signal existed
-                await self.load()
-                await signal.wait(self._poll_s)
+        """Follows the changes until the database doesn't answer. If it only refuses to notify of them, it is polled."""
+        now = asyncio.get_running_loop().time
+        while True:
+            since = now()
+            try:
+                async with listening(self._database) as signal:
+                    if self._is_polled:
+                        log.info("changes of webhooks are notified again")
+                    self._is_polled = False
+                    while True:  # first the changes that happened before the signal existed
+                        await self.load()
+                        await signal.wait(self._poll_s)
+            except NoNotices as error:
+                if now() - since >= LAST_LISTEN_PAUSE_S:
+                    self._listen_pause_s = FIRST_PAUSE_S
+                await self._poll(error, now() + self._listen_pause_s)
+                self._listen_pause_s = min(2 * self._listen_pause_s, LAST_LISTEN_PAUSE_S)
+
+    async def _poll(self, refusal: NoNotices, until: float) -> None:
+        now = asyncio.get_running_loop().time
+        while (left_s := until - now()) > 0:
+            await self.load()
+            if not self._is_polled:
+                log.warning("changes of webhooks are polled", why=str(refusal))
+            self._is_polled = True
+            await asyncio.sleep(min(self._poll_s, left_s))
 
     def _take_over(self, rows: Sequence[WebhookRow], value: int, *, is_all: bool) -> None:
         is_first = self._seen is None
