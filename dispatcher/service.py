@@ -8,8 +8,8 @@ second signal cancels what is still under way: nothing is lost by it, only repea
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -74,12 +74,24 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
     Raises:
         ConfigError: none can be used.
     """
+    async with checked_source(settings) as (source, problems):
+        return source.all(), problems
+
+
+@asynccontextmanager
+async def checked_source(settings: Settings) -> AsyncIterator[tuple[WebhookSource, Sequence[Problem]]]:
+    """Opens the store that `run` would use, and checks all that the settings name. Yields it with every problem.
+
+    Raises:
+        ConfigError: no webhook can be used.
+    """
     own = [*operator_problems(settings), *_problems_of_other_processes(settings)]
-    try:
-        async with open_source(settings.webhooks, webhook_rules(settings)) as source:
-            return source.all(), [*own, *source.problems]
-    except ConfigError as error:
-        raise ConfigError(dict.fromkeys([*own, *error.problems])) from None
+    async with AsyncExitStack() as parts:
+        try:
+            source = await parts.enter_async_context(open_source(settings.webhooks, webhook_rules(settings)))
+        except ConfigError as error:
+            raise ConfigError(dict.fromkeys([*own, *error.problems])) from None
+        yield source, [*own, *source.problems]
 
 
 def _problems_of_other_processes(settings: Settings) -> list[Problem]:

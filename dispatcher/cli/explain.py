@@ -16,10 +16,10 @@ from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.contract.records import Record, RecordHeaders
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, StoreUnavailable
+from dispatcher.errors import DispatcherError, StoreUnavailable, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
 from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
-from dispatcher.service import checked_webhooks
+from dispatcher.service import checked_source
 
 _TITLES = {
     "read": "How it was read",
@@ -85,11 +85,17 @@ async def _explained(
         record = await _record_at(settings, topic or settings.kafka.topic, partition, offset)
     else:
         record = FileRecord(settings.kafka.topic, _content(event), int(time.time() * 1000))
-    webhooks, problems = await checked_webhooks(settings)
     limits = Limits(
         settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout, settings.kafka.topic
     )
-    explanation = explain(record, webhooks, limits, time.time())
+    async with checked_source(settings) as (source, problems):
+        now, webhooks = time.time(), source.all()
+        explanation = explain(record, webhooks, limits, now)
+        if explanation.event is not None:
+            try:
+                await source.get(explanation.event.tenant)
+            except (WebhookUnusable, WebhookUndecided, StoreUnavailable) as error:
+                explanation = explain(record, (), limits, now, error)
     more: tuple[Line, ...] = ()
     if problems:
         more = (Line("webhook", "problems", f"{len(problems)} in the configuration: see `dispatcher check`"),)

@@ -20,7 +20,7 @@ from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttem
 from dispatcher.contract.values import HttpHeader, HttpHeaders
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
-from dispatcher.errors import UnreadableEvent
+from dispatcher.errors import StoreUnavailable, UnreadableEvent, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.decision import campaign_objection, decide, is_of_another_sandbox, read_record
 from dispatcher.transport.request import USER_AGENT, Endpoint
 
@@ -74,13 +74,20 @@ class Limits:
     """The topic of events: no `feedback-*` header is believed there."""
 
 
-def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float) -> Explanation:
+NoAnswer = WebhookUnusable | WebhookUndecided | StoreUnavailable
+"""Why a store has no answer about a tenant. Its events wait."""
+
+
+def explain(
+    record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float, no_answer: NoAnswer | None = None
+) -> Explanation:
     """Explains what would happen to a record.
 
     Args:
         record: from the topic of events, a retry topic or the dead letters.
         webhooks: all that are in use.
         now: Unix seconds, for the header `webhook-timestamp`.
+        no_answer: raised by the store for the event's tenant. The webhooks then don't count.
     """
     is_fresh = record.topic == limits.events_topic
     retry_state = RetryState.fresh(record, now) if is_fresh else RetryState.of(record)
@@ -96,8 +103,10 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
             Line("verdict", "would be skipped", SkipReason.NOT_FEEDBACK.value),
         )
         return Explanation((*lines, *found))
-    webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
     lines += _event_lines(event, record, retry_state)
+    if no_answer is not None:
+        return Explanation((*lines, *_waiting_lines(no_answer)), event)
+    webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
     lines += _webhook_lines(event, webhook, len(webhooks))
     rules = tuple(rule_answers(event, webhook))
     decided = decide(event, webhook)
@@ -143,6 +152,22 @@ def _event_lines(event: DeliveryEvent, record: Record, retry_state: RetryState) 
         "the event's _id" if has_own_id else f"the record's first place, {retry_state.origin}, since it has no _id"
     )
     yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
+
+
+def _waiting_lines(no_answer: NoAnswer) -> Iterator[Line]:
+    match no_answer:
+        case WebhookUnusable():
+            reason = ParkReason.UNUSABLE
+        case WebhookUndecided():
+            reason = ParkReason.UNDECIDED
+        case StoreUnavailable():
+            yield Line("webhook", "unknown", str(no_answer))
+            yield Line("verdict", "would wait", "until the webhook store answers, unless the process has an older answer")
+            return
+        case _:
+            assert_never(no_answer)
+    yield Line("webhook", reason.value, str(no_answer))
+    yield Line("verdict", "would be held", f"reason {reason.value}, unless the process has an older version in use")
 
 
 def _webhook_lines(event: DeliveryEvent, webhook: Webhook | None, known: int) -> Iterator[Line]:

@@ -167,6 +167,40 @@ async def test_no_secret_is_printed(tmp_path: Path) -> None:
         assert secret not in ran.out + ran.err
 
 
+WAITING_CASES = {
+    "unusable": (", url: 'ftp://x'", "", "would be held", "its webhook can't be used: url: must begin with https://"),
+    "undecided": ("", "webhooks: {}", "would be held", "a webhook file can't be read"),
+}
+
+
+@pytest.mark.parametrize(("more", "other", "verdict", "why"), WAITING_CASES.values(), ids=WAITING_CASES)
+async def test_an_event_whose_webhook_is_unknown_would_be_held(
+    tmp_path: Path, more: str, other: str, verdict: str, why: str
+) -> None:
+    config = write_settings(tmp_path)
+    write_webhooks(tmp_path, a_webhook(org="other"), name="good.yaml")
+    entry = f"{{name: b, org: {TENANT.org}, sandbox: {TENANT.sandbox}{more}}}"
+    text = f"webhooks: [{entry}]" if more else other
+    (tmp_path / "webhooks.d" / "z.yaml").write_text(f"apiVersion: dispatcher/v1\n{text}\n")
+    (tmp_path / "event.json").write_text(json.dumps(email_event()))
+    ran = await called("explain", tmp_path / "event.json", "-c", config)
+    assert ran.status == 0
+    said = ran.out.partition("Verdict\n")[2].splitlines()[0].split("  ")
+    assert said[1] == verdict
+    assert why in ran.out
+    assert "no_webhook" not in said[-1]
+    assert "has no webhook" not in ran.out
+
+
+async def test_an_event_would_be_read_again_while_the_database_does_not_answer(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/missing/webhooks.db"
+    config = write_settings(tmp_path, webhooks={"store": "sql", "url": {"env": "URL"}})
+    (tmp_path / "event.json").write_text(json.dumps(email_event()))
+    ran = await called("explain", tmp_path / "event.json", "-c", config, env={"URL": url})
+    assert "would wait" in ran.out, ran.err
+    assert "has no webhook" not in ran.out
+
+
 async def test_no_token_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JwtSigner, "_make", None)
     assert explained(sms_event(), webhook(payload=2))["request payload"].startswith("version 2")
