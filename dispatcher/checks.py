@@ -1,18 +1,36 @@
-"""Checks of a webhook, beyond its model, by `check` and the stores: egress, TLS, authentication."""
+"""Checks of a webhook, beyond its model, by `check` and the stores: egress, TLS, authentication.
 
-from collections.abc import Callable, Iterator
+Warnings are about what can be used, but is probably a mistake.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from dispatcher.auth.problems import problems_of
+from dispatcher.config.documents import nearest
 from dispatcher.config.loader import webhook_secret_scope
-from dispatcher.config.settings import Settings
+from dispatcher.config.settings import Settings, WebhookSettings
+from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.errors import ConfigError
 from dispatcher.stores.webhook_file import Rules
 from dispatcher.transport.egress import EgressGuard, rule_problems
 from dispatcher.transport.tls import problems_of_pem
+
+_STATUSES: Final = frozenset(
+    {"error", "exclude", "sent", "bounce", "delay", "duplicate", "denylist", "delivered", "read", "unknown"}
+)
+_SYNONYMS: Final = {"failed": "error", "failure": "error"}
+_MAX_FILES: Final = 6
+"""Ignored files that are named."""
+_MAX_DIRECTORIES: Final = 1_000
+"""Directories that are searched for them."""
 
 
 def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
@@ -38,9 +56,57 @@ def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[st
     ]  # fmt: skip
 
 
-def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tuple[str, str]]:
-    """Yields warnings about a usable webhook, each with its dotted key, for example `url`."""
-    return _by_url(config, EgressGuard(settings.egress).warning_of_url)
+def webhook_warnings(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
+    """Returns a function that finds what a usable webhook probably doesn't mean, each with its dotted key."""
+    guard = EgressGuard(settings.egress)
+    return lambda config: [*_by_url(config, guard.warning_of_url), *_unmatched(config)]
+
+
+def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    """Yields warnings about statuses and campaigns that no event has. They are accepted, since Adobe may add some."""
+    for status in config.events:
+        if status not in _STATUSES:
+            near = _SYNONYMS.get(status.lower()) or nearest(status, _STATUSES)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(_STATUSES))}"
+            yield "events", f"{status!r} is no status of message feedback; {hint}"
+    if not config.campaigns:
+        yield "campaigns", "is empty, so every event is skipped; write campaigns: all to send them all"
+    for campaign in config.campaigns if config.campaigns != "all" else ():
+        if campaign.lower() == "all":
+            message = f"{campaign!r} in a list is the id of one campaign; write campaigns: all to send all events"
+            yield "campaigns", message
+
+
+def settings_warnings(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yields what usable settings probably don't mean, each with its dotted key: mostly a unit that was forgotten."""
+    age, longest = settings.retry.max_age, max(settings.retry.tiers)
+    if age < longest:
+        message = f"{format_duration(age)} is shorter than the longest tier, {format_duration(longest)}"
+        yield "retry.max_age", f"{message}; a number without a unit is in seconds"
+    if settings.delivery.max_body < MAX_WARNED:
+        size = settings.delivery.max_body
+        message = f"ordinary events are larger than {size} bytes, and would be dead-lettered as too_large"
+        yield "delivery.max_body", f"{message}; a number without a unit is in bytes"
+
+
+def store_warnings(settings: WebhookSettings, webhooks: Sequence[Webhook]) -> Iterator[str]:
+    """Yields warnings about a directory of webhook files; `webhooks` are those in use."""
+    if settings.path is None:
+        return
+    if not webhooks:
+        yield f"{settings.path}: no webhooks: every event is skipped"
+    files = list(islice(_files_below(settings.path), _MAX_FILES + 1))
+    if files:
+        names = ", ".join(str(file) for file in sorted(files[:_MAX_FILES])) + (", …" if files[_MAX_FILES:] else "")
+        yield f"{settings.path}: files in subdirectories aren't read: {names}"
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Yields YAML files in subdirectories that aren't hidden, as Kubernetes' generations are."""
+    for directory, subdirectories, files in islice(os.walk(path), _MAX_DIRECTORIES):
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        if Path(directory) != path:
+            yield from (Path(directory, name) for name in sorted(files) if name.lower().endswith((".yaml", ".yml")))
 
 
 def _by_url(config: WebhookConfig, text_of: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:

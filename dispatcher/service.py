@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
 
-from dispatcher.checks import webhook_rules
+from dispatcher.checks import settings_warnings, store_warnings, webhook_rules, webhook_warnings
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings, TracingSettings
 from dispatcher.config.webhooks import Webhook
@@ -66,6 +67,8 @@ CUT_OFF = 3
 """Exit status after a second signal: something was cut off, and will be repeated."""
 FENCED = 4
 """Exit status if another process has the same `kafka.group_instance_id`: starting again would fence that one."""
+MAX_LOGGED_WARNINGS = 20
+"""Warnings about webhooks that are logged at the start; `check` prints all."""
 
 
 async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Sequence[Problem]]:
@@ -106,6 +109,21 @@ def _problems_of_other_processes(settings: Settings) -> list[Problem]:
 
         found += url_problems(settings.history.url, "history.url")
     return found
+
+
+def _log_warnings(settings: Settings, source: WebhookSource) -> None:
+    """Logs what can be used and is probably a mistake, as `check` prints it."""
+    for key, warning in settings_warnings(settings):
+        log.warning("setting is probably a mistake", key=key, warning=warning)
+    if not source.problems:  # otherwise there may be webhooks that can't be read now
+        for warning in store_warnings(settings.webhooks, source.all()):
+            log.warning("webhook directory is probably a mistake", warning=warning)
+    warnings_of = webhook_warnings(settings)
+    found = ((webhook, *one) for webhook in source.all() for one in warnings_of(webhook.config))
+    for webhook, key, warning in islice(found, MAX_LOGGED_WARNINGS):
+        log.warning(
+            "webhook is probably a mistake", tenant=str(webhook.tenant), source=webhook.source, key=key, warning=warning
+        )
 
 
 def operator_problems(settings: Settings) -> list[Problem]:
@@ -186,6 +204,7 @@ class Service:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
             source = await parts.enter_async_context(open_source(settings.webhooks, webhook_rules(settings)))
+            _log_warnings(settings, source)
             status = self._status(source)
             cache = WebhookCache(source, settings.webhooks)
             edits = WebhookEdits(source, cache, self._lanes, status)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from dispatcher.checks import webhook_warnings
+from dispatcher.checks import settings_warnings, store_warnings, webhook_warnings
 from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.ops_client import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
@@ -70,11 +70,16 @@ def _check_files(config: Path, settings: Settings) -> None:
     if problems:
         raise ConfigError(problems)
     typer.echo(f"{config}: the settings can be used")
+    for key, warning in settings_warnings(settings):
+        typer.echo(f"{config}: warning: {key}: {warning}")
+    for warning in store_warnings(settings.webhooks, webhooks):
+        typer.echo(f"warning: {warning}")
+    warnings_of = webhook_warnings(settings)
     for webhook in webhooks:
         config_of = webhook.config
         channels = "+".join(config_of.channels)
         typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
-        for key, warning in webhook_warnings(settings, config_of):
+        for key, warning in warnings_of(config_of):
             typer.echo(f"{webhook.source}: {webhook.tenant}: warning: {key}: {warning}")
     typer.echo(f"{len(webhooks)} webhooks, no problems")
 

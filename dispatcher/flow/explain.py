@@ -162,7 +162,7 @@ def _waiting_lines(no_answer: NoAnswer) -> Iterator[Line]:
             reason = ParkReason.UNDECIDED
         case StoreUnavailable():
             yield Line("webhook", "unknown", str(no_answer))
-            yield Line("verdict", "would wait", "until the webhook store answers, unless the process has an older answer")
+            yield Line("verdict", "would wait", "until the webhook store answers, unless an older answer is known")
             return
         case _:
             assert_never(no_answer)

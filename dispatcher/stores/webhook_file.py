@@ -74,8 +74,8 @@ class WebhookFileReading:
     is_usable: bool = True
     """False if nothing in the file can be used: not readable, or of another version."""
     plain_fingerprint: bytes = b""
-    """Hash of those parts, content or secret files, that are plain files, which may be read while they are written. Empty
-    if all are of generations, which appear and change in one step."""
+    """Hash of those parts, content or secret files, that are plain files: they may be read while they are written.
+    Empty if all are of generations, which appear and change in one step."""
 
     @property
     def webhooks(self) -> tuple[Webhook, ...]:

@@ -255,7 +255,7 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
     assert "b" in notified.changes[-1]
 
 
-NO_TENANTS = ["null", "Null", "NULL", "~", "", "[]", "{}", "<no value>", "'${SANDBOX}'", "'{{ sandbox }}'", "None", "!x null"]
+NO_TENANTS = ["null", "Null", "NULL", "~", "", "[]", "{}", "<no value>", "'${SANDBOX}'", "'{{ x }}'", "None", "!x null"]
 """What templates and forgotten values leave in place of an organisation or sandbox."""
 
 

@@ -43,9 +43,10 @@ class WebhookRow:
 
 async def select_rows(connection: AsyncConnection, *which: ColumnElement[bool]) -> Sequence[RowMapping]:
     """Returns a row for each secret of each webhook, or one for a webhook without secrets, in order of changes."""
+    is_deleted = webhooks.c.deleted_at.is_not(None).label("is_deleted")  # the date of a damaged row may be unreadable
     columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.version, webhooks.c.changed)
     statement = (
-        select(*columns, webhooks.c.deleted_at.is_not(None).label("is_deleted"), _CONFIG, secrets.c.path, secrets.c.ciphertext)
+        select(*columns, is_deleted, _CONFIG, secrets.c.path, secrets.c.ciphertext)
         .outerjoin(secrets, secrets.c.webhook_id == webhooks.c.id)
         .where(*which)
         .order_by(webhooks.c.changed, webhooks.c.id, secrets.c.path)
@@ -102,7 +103,7 @@ def _webhook(group: Sequence[RowMapping], source: str, encryption: Encryption) -
     except orjson.JSONDecodeError:
         stored = None
     if not isinstance(stored, dict):
-        raise ConfigError([Problem("its configuration isn't a JSON object: correct the row, or restore it from a backup")])
+        raise ConfigError([Problem("its configuration isn't a JSON object: correct it, or restore a backup")])
     document, lost = open_headers(stored, first["id"], encryption)
     problems += [Problem(_LOST, f"headers.{name}") for name in lost]
     if problems:

@@ -1,0 +1,112 @@
+"""What `check` warns of although it can be used: typos that have a meaning, and directories without webhooks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.checks import settings_warnings, store_warnings, webhook_warnings
+from dispatcher.config.settings import Settings
+from tests.commands.running import a_webhook, called, write_settings, write_webhooks
+from tests.unit.examples import webhook
+
+
+def settings(**groups: Any) -> Settings:
+    kafka = {"bootstrap_servers": "kafka:9092", "topic": "events"}
+    given = {"apiVersion": "dispatcher/v1", "kafka": kafka, "webhooks": {"path": "webhooks.d"}}
+    return Settings.model_validate(given | groups)
+
+
+@pytest.mark.parametrize(
+    ("given", "warnings"),
+    [
+        ({"events": ["sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist"]}, []),
+        ({"events": ["read", "unknown"]}, []),
+        ({"campaigns": "all"}, []),
+        ({"campaigns": ["a", "overall"]}, []),
+        (
+            {"events": ["sent", "bounced"]},
+            ["events: 'bounced' is no status of message feedback; did you mean 'bounce'?"],
+        ),
+        ({"events": ["failed"]}, ["events: 'failed' is no status of message feedback; did you mean 'error'?"]),
+        (
+            {"events": ["Delivered"]},
+            ["events: 'Delivered' is no status of message feedback; did you mean 'delivered'?"],
+        ),
+        (
+            {"events": ["zzz"]},
+            [
+                "events: 'zzz' is no status of message feedback; known: bounce, delay, delivered, denylist, duplicate, "
+                "error, exclude, read, sent, unknown"
+            ],
+        ),
+        ({"campaigns": []}, ["campaigns: is empty, so every event is skipped; write campaigns: all to send them all"]),
+        (
+            {"campaigns": ["all"]},
+            ["campaigns: 'all' in a list is the id of one campaign; write campaigns: all to send all events"],
+        ),
+        (
+            {"campaigns": ["a", "All"]},
+            ["campaigns: 'All' in a list is the id of one campaign; write campaigns: all to send all events"],
+        ),
+    ],
+)
+def test_typos_of_a_webhook_are_warned_of(given: dict[str, Any], warnings: list[str]) -> None:
+    found = webhook_warnings(settings())(webhook(**given).config)
+    assert [f"{key}: {text}" for key, text in found] == warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "warnings"),
+    [
+        ({}, []),
+        ({"retry": {"profile": "standard-webhooks"}}, []),
+        ({"retry": {"max_age": "15m"}}, []),
+        ({"delivery": {"max_body": "20kB"}}, []),
+        (
+            {"retry": {"max_age": 24}},
+            ["retry.max_age: 24s is shorter than the longest tier, 15m; a number without a unit is in seconds"],
+        ),
+        (
+            {"delivery": {"max_body": 256}},
+            [
+                "delivery.max_body: ordinary events are larger than 256 bytes, and would be dead-lettered as too_large; "
+                "a number without a unit is in bytes"
+            ],
+        ),
+    ],
+)
+def test_typos_of_settings_are_warned_of(given: dict[str, Any], warnings: list[str]) -> None:
+    assert [f"{key}: {text}" for key, text in settings_warnings(settings(**given))] == warnings
+
+
+def test_a_directory_without_webhooks_is_warned_of_and_files_below_it_are_named(tmp_path: Path) -> None:
+    group = settings(webhooks={"path": str(tmp_path)}).webhooks
+    assert list(store_warnings(group, [])) == [f"{tmp_path}: no webhooks: every event is skipped"]
+    assert list(store_warnings(group, [webhook()])) == []
+    for name in ("luma/a.yaml", "luma/deep/b.YML", "..2024/c.yaml", ".git/d.yaml", "luma/e.json", "luma/f.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (warning,) = store_warnings(group, [webhook()])
+    assert warning == (
+        f"{tmp_path}: files in subdirectories aren't read: {tmp_path}/luma/a.yaml, {tmp_path}/luma/deep/b.YML, "
+        f"{tmp_path}/luma/f.yaml"
+    )
+    for number in range(20):
+        (tmp_path / "luma" / f"g{number:02}.yaml").write_text("")
+    (warning,) = store_warnings(group, [webhook()])
+    assert warning.endswith(f"{tmp_path}/luma/g03.yaml, …")
+
+
+async def test_check_prints_every_warning_and_is_satisfied(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, retry={"max_age": 24}, delivery={"max_body": 256})
+    ran = await called("check", "-c", config)
+    assert ran.status == 0, ran.err
+    assert f"warning: {tmp_path}/webhooks.d: no webhooks: every event is skipped" in ran.out
+    assert f"{config}: warning: retry.max_age: 24s is shorter" in ran.out
+    assert f"{config}: warning: delivery.max_body: ordinary" in ran.out
+    path = write_webhooks(tmp_path, a_webhook(events=["bounced"], campaigns=["all"]))
+    ran = await called("check", "-c", config)
+    assert ran.status == 0, ran.err
+    lines = [line.partition(": warning: ")[2] for line in ran.out.splitlines() if line.startswith(str(path))]
+    assert [line[:9] for line in lines if line] == ["events: '", "campaigns"]
