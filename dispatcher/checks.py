@@ -4,6 +4,7 @@ Warnings are about what can be used, but is probably a mistake.
 """
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -59,7 +60,7 @@ def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[st
 def webhook_warnings(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
     """Returns a function that finds what a usable webhook probably doesn't mean, each with its dotted key."""
     guard = EgressGuard(settings.egress)
-    return lambda config: [*_by_url(config, guard.warning_of_url), *_unmatched(config)]
+    return lambda config: [*_by_url(config, guard.warning_of_url), *_unmatched(config), *_marked(config)]
 
 
 def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:
@@ -75,6 +76,16 @@ def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:
         if campaign.lower() == "all":
             message = f"{campaign!r} in a list is the id of one campaign; write campaigns: all to send all events"
             yield "campaigns", message
+
+
+def _marked(config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    """Yields warnings about keys that an editor saved with a byte order mark. Only HMAC takes such a key."""
+    token = config.signed_token
+    keys = {"key": token, "next.key": token.next if token is not None else None}
+    for name, one in keys.items():
+        if one is not None and one.key.reveal().startswith(BOM_UTF8):
+            place = "auth.sign" if isinstance(config.auth, JwtAuth) and config.auth.sign else "auth.fetch.assertion"
+            yield f"{place}.{name}", "begins with a byte order mark, which is signed with, too; save the key without it"
 
 
 def settings_warnings(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -170,9 +170,9 @@ class HealthServer:
             self._token = await asyncio.to_thread(reread, token)  # it may have been rotated
         except (OSError, ValueError) as error:
             log.warning("the file of ops.token can't be read: the last good one is used", error=str(error)[:200])
-        known = (self._token or token).reveal()
+        known = (self._token or token).reveal().strip()
         scheme, _, shown = header.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), known)
+        return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(errors="surrogateescape"), known)
 
     async def _index(self, _request: web.Request) -> web.Response:
         paths = ["/livez", "/readyz", "/metrics", "/configz", "/lanes", "/lanes/{org}/{sandbox}"]

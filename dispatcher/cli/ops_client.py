@@ -33,7 +33,7 @@ async def ask(ops: str, path: str, settings: OpsSettings | None = None) -> tuple
     """
     tls = None if settings is None else settings.tls
     token = None if settings is None else settings.token
-    headers = {} if token is None else {"Authorization": f"Bearer {token.reveal_text()}"}
+    headers = {} if token is None else {"Authorization": f"Bearer {token.reveal_text().strip()}"}
     timeout = aiohttp.ClientTimeout(total=WITHIN_S)
     try:
         context = TlsContexts(None if tls is None else tls.ca).of_operator()

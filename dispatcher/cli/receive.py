@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from aiohttp import web
 
+from dispatcher.config.web_addresses import can_be_host
 from dispatcher.errors import DispatcherError
 
 if TYPE_CHECKING:  # imported by the command, not by `run`: they need `cryptography`
@@ -34,7 +35,7 @@ def receive(
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
     from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
 
-    if not host.strip():
+    if not host.strip() or not can_be_host(host):
         raise typer.BadParameter("must be an IP address or a host name", param_hint="--host")
     expectations = Expectations(_secret(secret), _keys(keys), audience)
     _check_secret(secret, expectations)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dispatcher.config.names import Name
 from dispatcher.config.secrets import TextSecret
-from dispatcher.config.settings_group import LongKey, Network, Port, SettingsGroup
+from dispatcher.config.settings_group import ListenHost, LongKey, Network, Port, SettingsGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.web_addresses import checked_url, protected_url, split_web_address
 
@@ -57,7 +57,7 @@ class OidcSettings(SettingsGroup):
 class ConsoleSettings(SettingsGroup):
     """Address, sign-in and sources of the console and the admin API."""
 
-    host: str | None = "127.0.0.1"
+    host: ListenHost | None = "127.0.0.1"
     """Address to listen on; null: all addresses, IPv4 and IPv6. Beyond the loopback it starts only with `tokens` or
     `oidc`."""
     port: Port = 8080

@@ -165,7 +165,7 @@ def _from_environment(name: str, source: SecretSource) -> Secret:
         problem = source.scope.problem_of_variable(name)
         if problem is not None:
             raise PydanticCustomError("secret_scope", "{problem}", {"problem": problem})
-    text = source.environ.get(name, "")
+    text = source.environ.get(name, "").removesuffix("\n").removesuffix("\r")  # as from a file
     if not text:
         raise PydanticCustomError(
             "secret_env", "environment variable {name} is not set, or empty: set it", {"name": name}

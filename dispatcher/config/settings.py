@@ -15,7 +15,7 @@ from dispatcher.config.names import MAX_NAME, Name
 from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import PaddedTextSecret, Secret, TextSecret
-from dispatcher.config.settings_group import LongKey, LongText, Port, SettingsGroup
+from dispatcher.config.settings_group import ListenHost, LongKey, LongText, Port, SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
 from dispatcher.config.web_addresses import checked_url
 
@@ -188,7 +188,7 @@ class EgressSettings(SettingsGroup):
 class OpsSettings(SettingsGroup):
     """The operators' endpoint: /livez /readyz /metrics /configz /lanes."""
 
-    host: str | None = None
+    host: ListenHost | None = None
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
     """Port to listen on. 0 takes a free port, which the log names."""

@@ -5,7 +5,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from dispatcher.config.secrets import Secret, TextSecret
+from dispatcher.config.secrets import PaddedTextSecret, Secret
+from dispatcher.config.web_addresses import checked_listen_host
 
 MIN_KEY_BYTES: Final = 32
 """Minimum length of a key: that of the hash that it is used with."""
@@ -31,8 +32,10 @@ Network = Annotated[str, AfterValidator(_network)]
 """A CIDR block."""
 LongKey = Annotated[Secret, AfterValidator(_long_enough)]
 """A key of at least 32 bytes."""
-LongText = Annotated[TextSecret, AfterValidator(_long_enough)]
-"""A token of at least 32 bytes."""
+LongText = Annotated[PaddedTextSecret, AfterValidator(_long_enough)]
+"""A token of at least 32 bytes, used without the blanks around it."""
+ListenHost = Annotated[str, AfterValidator(checked_listen_host)]
+"""An address to listen on, or a name of it."""
 
 
 class SettingsGroup(BaseModel):

@@ -28,6 +28,26 @@ def protected_url(url: str) -> str:
     return url
 
 
+def checked_listen_host(host: str) -> str:
+    """Returns the host if it can be an address or name to listen on.
+
+    Raises:
+        ValueError: it can't be one; the message says what to write.
+    """
+    if not can_be_host(host):
+        raise ValueError("must be an IP address or a host name")
+    return host
+
+
+def can_be_host(host: str) -> bool:
+    """Returns True if the text can be an address or a host name; only the system knows whether it is one."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a label that is empty, or has over 63 characters
+        return False
+    return host.isprintable()
+
+
 def is_protected(url: str) -> bool:
     """Returns True if the connection is protected against changes: https, or the loopback."""
     parts = urlsplit(url)

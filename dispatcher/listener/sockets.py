@@ -52,7 +52,10 @@ def _addresses(host: str | None, port: int) -> Sequence[tuple[int, tuple[str | i
     if host is None:
         on_ipv4, on_ipv6 = (socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0))  # noqa: S104  (host null means all addresses)
         return [on_ipv4, on_ipv6] if socket.has_ipv6 else [on_ipv4]
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except ValueError:  # UnicodeError among them: an empty or too long label, a null character
+        raise OSError("it isn't a host name") from None
     return list(dict.fromkeys((int(one[0]), tuple(map(_plain, one[4]))) for one in found))
 
 

@@ -1,12 +1,15 @@
 """What `check` warns of although it can be used: typos that have a meaning, and directories without webhooks."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.checks import settings_warnings, store_warnings, webhook_warnings
+from dispatcher.config.secrets import SecretSource
 from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import WebhookConfig
 from tests.commands.running import a_webhook, called, write_settings, write_webhooks
 from tests.unit.examples import webhook
 
@@ -110,3 +113,36 @@ async def test_check_prints_every_warning_and_is_satisfied(tmp_path: Path) -> No
     assert ran.status == 0, ran.err
     lines = [line.partition(": warning: ")[2] for line in ran.out.splitlines() if line.startswith(str(path))]
     assert [line[:9] for line in lines if line] == ["events: '", "campaigns"]
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+async def test_receive_refuses_a_host_that_no_name_can_be(tmp_path: Path, host: str) -> None:
+    ran = await called("receive", "--host", host, "--port", "0", "--ca", tmp_path / "ca.pem")
+    assert ran.status == 2
+    assert "must be an IP address or a host name" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def signed(tmp_path: Path, key: bytes, form: str) -> WebhookConfig:
+    (tmp_path / "key").write_bytes(key)
+    environ = {"WEBHOOK_KEY": os.fsdecode(key)}
+    reference = {"env": "WEBHOOK_KEY"} if form == "env" else {"file": "key"}
+    given = a_webhook(auth={"type": "jwt", "sign": {"algorithm": "HS256", "key": reference}})
+    return WebhookConfig.model_validate(given, context=SecretSource(tmp_path, environ=environ).as_context())
+
+
+@pytest.mark.parametrize("form", ["env", "file"])
+def test_a_final_newline_is_no_part_of_a_key(tmp_path: Path, form: str) -> None:
+    for end in (b"", b"\n", b"\r\n"):
+        token = signed(tmp_path, b"k" * 32 + end, form).signed_token
+        assert token is not None
+        assert token.key.reveal() == b"k" * 32
+
+
+@pytest.mark.parametrize("form", ["env", "file"])
+def test_a_byte_order_mark_in_a_key_is_warned_of(tmp_path: Path, form: str) -> None:
+    warnings_of = webhook_warnings(settings())
+    assert warnings_of(signed(tmp_path, b"k" * 32, form)) == []
+    ((key, text),) = warnings_of(signed(tmp_path, b"\xef\xbb\xbf" + b"k" * 32, form))
+    assert key == "auth.sign.key"
+    assert text == "begins with a byte order mark, which is signed with, too; save the key without it"

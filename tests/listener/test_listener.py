@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from dispatcher import listener
+from dispatcher.config.console_settings import ConsoleSettings
+from dispatcher.config.settings import OpsSettings
 from dispatcher.errors import DispatcherError
 from dispatcher.listener import Listener, Networks, connection
 from dispatcher.listener import port as port_module
+from dispatcher.listener.sockets import listening_sockets
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
@@ -353,3 +357,12 @@ def _has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "\u00fc..", "a\0b"])
+def test_a_host_that_no_name_can_be_is_a_clear_error(host: str) -> None:
+    for group in (OpsSettings, ConsoleSettings):
+        with pytest.raises(ValidationError, match="must be an IP address or a host name"):
+            group(host=host)
+    with pytest.raises(DispatcherError, match=r"can't listen on ops\.host .*; choose an address"):
+        listening_sockets("ops", host, 0)

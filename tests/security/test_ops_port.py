@@ -1,5 +1,6 @@
 """The ops port: what changes something is for an operator on the process's own host, and for no web page there."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dispatcher.config.secrets import Secret
+from dispatcher.cli.ops_client import ask
+from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
@@ -132,3 +134,27 @@ async def test_a_rotated_token_needs_no_restart(tmp_path: Path) -> None:
         assert (await got(f"{base}/lanes", TOKEN.upper()), await got(f"{base}/lanes", TOKEN)) == (200, 401)
         file.unlink()
         assert await got(f"{base}/lanes", TOKEN.upper()) == 200, "the last good one"
+
+
+async def test_a_token_that_is_not_utf_8_is_refused() -> None:
+    async with Ops().running(token=Secret(TOKEN.encode())) as base:
+        port = int(base.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        writer.write(b"GET /lanes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("padding", [" ", "\t", " \n", "\n\n"])
+async def test_blanks_around_a_token_do_not_count(tmp_path: Path, padding: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN + padding)
+    given = {"host": "127.0.0.1", "port": 0, "token": {"file": str(file)}}
+    settings = OpsSettings.model_validate(given, context=SecretSource(tmp_path).as_context())
+    async with Ops().running(token=settings.token) as base:
+        assert await got(f"{base}/lanes", TOKEN) == 200
+        assert await got(f"{base}/lanes", TOKEN + " ") == 200
+        assert await got(f"{base}/lanes", TOKEN + "x") == 401
+        status, _ = await ask(base, "/lanes", settings)
+        assert status == 200

@@ -169,7 +169,7 @@ class RunningLanes:
         headers = {"host": name}
         context = self._contexts.of_operator() if is_tls else True
         if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token.reveal_text()}"
+            headers["authorization"] = f"Bearer {self._token.reveal_text().strip()}"
         return self._session.request(
             method,
             url,
