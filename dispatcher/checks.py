@@ -69,7 +69,7 @@ def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:
         if status not in _STATUSES:
             near = _SYNONYMS.get(status.lower()) or nearest(status, _STATUSES)
             hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(_STATUSES))}"
-            yield "events", f"{status!r} is no status of message feedback; {hint}"
+            yield "events", f"{status!r} isn't a status of message feedback; {hint}"
     if not config.campaigns:
         yield "campaigns", "is empty, so every event is skipped; write campaigns: all to send them all"
     for campaign in config.campaigns if config.campaigns != "all" else ():

@@ -29,17 +29,17 @@ def settings(**groups: Any) -> Settings:
         ({"campaigns": ["a", "overall"]}, []),
         (
             {"events": ["sent", "bounced"]},
-            ["events: 'bounced' is no status of message feedback; did you mean 'bounce'?"],
+            ["events: 'bounced' isn't a status of message feedback; did you mean 'bounce'?"],
         ),
-        ({"events": ["failed"]}, ["events: 'failed' is no status of message feedback; did you mean 'error'?"]),
+        ({"events": ["failed"]}, ["events: 'failed' isn't a status of message feedback; did you mean 'error'?"]),
         (
             {"events": ["Delivered"]},
-            ["events: 'Delivered' is no status of message feedback; did you mean 'delivered'?"],
+            ["events: 'Delivered' isn't a status of message feedback; did you mean 'delivered'?"],
         ),
         (
             {"events": ["zzz"]},
             [
-                "events: 'zzz' is no status of message feedback; known: bounce, delay, delivered, denylist, duplicate, "
+                "events: 'zzz' isn't a status of message feedback; known: bounce, delay, delivered, denylist, duplicate, "
                 "error, exclude, read, sent, unknown"
             ],
         ),
@@ -132,7 +132,7 @@ def signed(tmp_path: Path, key: bytes, form: str) -> WebhookConfig:
 
 
 @pytest.mark.parametrize("form", ["env", "file"])
-def test_a_final_newline_is_no_part_of_a_key(tmp_path: Path, form: str) -> None:
+def test_a_final_newline_is_not_part_of_a_key(tmp_path: Path, form: str) -> None:
     for end in (b"", b"\n", b"\r\n"):
         token = signed(tmp_path, b"k" * 32 + end, form).signed_token
         assert token is not None

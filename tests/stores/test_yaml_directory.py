@@ -265,7 +265,7 @@ def luma(org: str = "luma", sandbox: str = "prod") -> str:
 
 @pytest.mark.parametrize("spelt", NO_TENANTS)
 @pytest.mark.parametrize("field", ["org", "sandbox"])
-async def test_a_missing_organisation_or_sandbox_is_no_other_tenant(path: Path, field: str, spelt: str) -> None:
+async def test_a_missing_organisation_or_sandbox_is_not_another_tenant(path: Path, field: str, spelt: str) -> None:
     (path / "a.yaml").write_text(content(entry("other"), luma(**{field: spelt})))
     directory, _ = directory_at(path)
     assert len(await directory.load()) >= 1
