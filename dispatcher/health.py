@@ -74,7 +74,7 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
     fails in a way that proves nothing against the endpoint.
     """
     failure, state = lane.endpoint.last_failure, lane.endpoint.health.state
-    if state is TenantState.ACTIVE and (lane.endpoint.is_failing or lane.endpoint.suspended is not None):
+    if state is TenantState.ACTIVE and (lane.endpoint.is_failing or lane.endpoint.suspended):
         state = TenantState.UNSTABLE
 
     def at(moment: float | None) -> str | None:
@@ -88,7 +88,7 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
         "state": state.value,
         "breaker": lane.endpoint.breaker.state.value,
         "breaker_retry_in_s": round(lane.endpoint.breaker.retry_in_s(now), 1),
-        "suspended": lane.endpoint.suspended is not None,
+        "suspended": lane.endpoint.suspended,
         "held_for_s": round(max(0.0, lane.endpoint.paused_until - now), 1),
         "concurrency_limit": lane.endpoint.limit.now,
         "in_flight": lane.in_flight,

@@ -244,8 +244,17 @@ class Deliverer:
     def concluded(
         self, lane: Lane, pending: PendingDelivery, permit: Permit, number: int, attempt: Attempt
     ) -> AttemptResult:
-        """Judges an attempt, records it, and finally releases its permit. If this raises, the permit isn't released."""
+        """Judges an attempt, records it, and finally releases its permit. If this raises, the permit isn't released.
+
+        If the webhook was edited since the attempt began, the lane learns nothing from it, and the event is decided
+        again unless it was delivered or is dead.
+        """
         judgement = judge(attempt, pending.refusals)
+        if lane.is_outdated(permit):
+            self._log_attempt(pending, number, attempt, judgement)
+            lane.cancel(permit)
+            is_over = judgement.verdict in (Verdict.DELIVERED, Verdict.DEAD)
+            return AttemptResult(number, attempt, judgement, changed=not is_over)
         hold = None
         if attempt.retry_after is not None and judgement.verdict in (Verdict.RETRY_SOON, Verdict.RETRY_LATER):
             now = self._clock()
@@ -256,7 +265,7 @@ class Deliverer:
         if judgement.verdict is not Verdict.DELIVERED:
             lane.note_failure(reason_of(attempt), attempt.status, attempt.detail)
         if judgement.suspends:
-            lane.suspend(pending.webhook.revision)  # first, so that no waiting event gets the permit
+            lane.suspend()  # first, so that no waiting event gets the permit
         if judgement.tells_of_endpoint:
             before = lane.endpoint.breaker.state
             lane.release(permit, judgement, hold)

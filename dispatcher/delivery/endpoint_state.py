@@ -40,6 +40,7 @@ class EndpointState:
         "breaker",
         "disabled_revision",
         "failures_in_a_row",
+        "generation",
         "health",
         "last_failure",
         "last_success",
@@ -56,8 +57,11 @@ class EndpointState:
         self.health = EndpointHealth()
         self.rate: TokenBucket | None = None
         self.paused_until = 0.0
-        self.suspended: str | None = None
-        """Revision of the webhook whose endpoint answered 410."""
+        self.generation = 0
+        """Number of times that the evidence was forgotten. An attempt of an earlier generation proves nothing: it went
+        to the webhook of before an edit, or began before an operator enabled the tenant."""
+        self.suspended = False
+        """True if the endpoint answered 410, until the webhook is edited."""
         self.disabled_revision: str | None = None
         """Revision of the webhook that was disabled because nearly every attempt failed for 24 hours."""
         self.last_success: float | None = None
@@ -72,7 +76,7 @@ class EndpointState:
     @property
     def is_stopped(self) -> bool:
         """True if events wait until the webhook is edited, or the tenant enabled by hand."""
-        return self.suspended is not None or self.disabled_revision is not None
+        return self.suspended or self.disabled_revision is not None
 
     @property
     def is_failing(self) -> bool:
@@ -83,7 +87,7 @@ class EndpointState:
         """Returns whether a request may be sent now; `refusal` and `ready_in_s` say what stops it if not."""
         return (
             self.paused_until <= now
-            and self.suspended is None
+            and not self.suspended
             and self.disabled_revision is None
             and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
             and (self.rate is None or self.rate.wait_s(now) <= 0)
@@ -95,7 +99,7 @@ class EndpointState:
 
     def refusal(self, now: float, most_wait_s: float) -> LaneRefusal | None:
         """Returns why all events are refused now, or None. A hold of up to `most_wait_s` makes events wait instead."""
-        if self.suspended is not None:
+        if self.suspended:
             return LaneRefusal(ParkReason.SUSPENDED, most_wait_s)
         if self.disabled_revision is not None:
             return LaneRefusal(ParkReason.TENANT_DISABLED, most_wait_s)
@@ -110,7 +114,7 @@ class EndpointState:
         return (
             now >= self.paused_until
             and (not self.is_failing or now - last_active >= FAILING_KEPT_S)
-            and self.suspended is None
+            and not self.suspended
             and self.breaker.is_quiet(now)
             and self.health.is_quiet(now)
         )
@@ -150,16 +154,6 @@ class EndpointState:
         self.failures_in_a_row += 1
         self.last_failure = LastFailure(now, reason, status, detail)
 
-    def suspend(self, revision: str) -> bool:
-        """Stops requests until the webhook has another revision, because the endpoint asked for that.
-
-        Returns False if the webhook was edited meanwhile: then the endpoint answered an older request.
-        """
-        if self._revision not in (None, revision):
-            return False
-        self.suspended = revision
-        return True
-
     def apply_webhook(self, revision: str, per_second: float | None) -> bool:
         """Applies the webhook that is about to be used. Returns True if it was edited, which lifts all holds."""
         is_edited = self._revision not in (None, revision)
@@ -175,10 +169,14 @@ class EndpointState:
         return is_edited
 
     def enable(self) -> None:
-        """Forgets the evidence against the endpoint, by hand or because the webhook was edited."""
+        """Forgets the evidence against the endpoint, by hand or because the webhook was edited.
+
+        What is still in flight is of an earlier `generation` from now on. The limit of concurrent requests stays.
+        """
+        self.generation += 1
         self.health = EndpointHealth()
         self.breaker = Breaker()
         self.failures_in_a_row = 0
         self.disabled_revision = None
-        self.suspended = None
+        self.suspended = False
         self.paused_until = 0.0

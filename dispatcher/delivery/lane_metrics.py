@@ -21,4 +21,4 @@ def observe_lanes(lanes: LaneScheduler) -> None:
         metrics.TENANTS_FAILING.labels(reason).set(failing[reason])
     metrics.TENANT_STATES.labels("unstable").set(states.count(TenantState.UNSTABLE))
     metrics.TENANT_STATES.labels("disabled").set(states.count(TenantState.DISABLED))
-    metrics.TENANT_STATES.labels("suspended").set(sum(one.suspended is not None for one in endpoints))
+    metrics.TENANT_STATES.labels("suspended").set(sum(one.suspended for one in endpoints))

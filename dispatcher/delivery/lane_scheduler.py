@@ -142,19 +142,23 @@ class Lane:
         self._release(permit)
 
     def cancel(self, permit: Permit) -> None:
-        """Releases the permit without learning: the attempt was cancelled, or not made."""
-        self.endpoint.breaker.cancel(probe=permit.probe)
+        """Releases the permit without learning: the attempt was cancelled, not made, or proves nothing."""
+        self.endpoint.breaker.cancel(probe=permit.probe and not self.is_outdated(permit))
         self._release(permit)
+
+    def is_outdated(self, permit: Permit) -> bool:
+        """Returns whether the permit's attempt proves nothing: the webhook was edited since, or enabled by hand."""
+        return permit.generation != self.endpoint.generation
 
     def note_failure(self, reason: str, status: int | None, detail: str) -> None:
         """Records why an attempt failed, for operators. Changes nothing about what is sent."""
         self.last_active = self._scheduler.now()
         self.endpoint.note_failure(self.last_active, reason, status, detail)
 
-    def suspend(self, revision: str) -> None:
-        """Stops sending until the webhook has another revision, because the endpoint asked for that."""
-        if self.endpoint.suspend(revision):
-            self._refuse_all(LaneRefusal(ParkReason.SUSPENDED, self._scheduler.settings.lane_max_wait))
+    def suspend(self) -> None:
+        """Stops sending until the webhook is edited, because the endpoint asked for that."""
+        self.endpoint.suspended = True
+        self._refuse_all(LaneRefusal(ParkReason.SUSPENDED, self._scheduler.settings.lane_max_wait))
 
     def apply_webhook(self, revision: str, per_second: float | None) -> None:
         """Applies the webhook that is about to be used. An edit lifts all holds."""
@@ -219,7 +223,7 @@ class Lane:
         in_use = self.in_flight = self.in_flight + 1
         probe = self.endpoint.begin(now)
         self._scheduler.note_acquired(priority)
-        return Permit(priority, now, in_use >= self.endpoint.limit.now, probe)
+        return Permit(priority, now, in_use >= self.endpoint.limit.now, probe, self.endpoint.generation)
 
     def _release(self, permit: Permit) -> None:
         self.in_flight -= 1

@@ -114,7 +114,7 @@ class AttemptResult:
     refusal: LaneRefusal | None = None
     hold_s: float | None = None
     changed: bool = False
-    """The webhook is another by now."""
+    """The webhook was edited since, or enabled by hand: the event is decided again."""
 
     @property
     def is_retried_soon(self) -> bool:

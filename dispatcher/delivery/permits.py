@@ -45,6 +45,8 @@ class Permit:
     was_full: bool
     probe: bool
     """The one attempt that a half-open breaker lets through."""
+    generation: int
+    """Generation of the endpoint's state when it was granted; see `EndpointState.generation`."""
 
 
 class Waiter(Protocol):

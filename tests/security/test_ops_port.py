@@ -26,7 +26,7 @@ class Ops:
     def __init__(self) -> None:
         self.lanes = LaneScheduler(DeliverySettings())
         self.lane = self.lanes.lane(LUMA)
-        self.lane.suspend("r1")
+        self.lane.suspend()
         self.released = 0
 
     def release(self) -> int:
@@ -41,7 +41,7 @@ class Ops:
 
     @property
     def is_untouched(self) -> bool:
-        return self.lane.endpoint.suspended == "r1" and not self.released
+        return self.lane.endpoint.suspended and not self.released
 
 
 async def posted(url: str, headers: dict[str, str], local: str = "127.0.0.1") -> int:

@@ -188,7 +188,7 @@ async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
         RunningLanes(settings(f"http://127.0.0.1:{server.port}"), clock) as lanes,
     ):
         assert await lanes.of(LUMA) is None
-        theirs.lane(LUMA).suspend("revision")
+        theirs.lane(LUMA).suspend()
         clock.now += 3
         lane = await lanes.of(LUMA)
         assert lane is not None

@@ -181,7 +181,7 @@ async def test_idle_lanes_are_freed() -> None:
 async def test_a_lane_that_waits_or_remembers_something_bad_is_not_freed() -> None:
     shared = lanes(max_in_flight=1)
     await send(shared.lane(tenant(1)), BAD)
-    shared.lane(tenant(2)).suspend("revision")
+    shared.lane(tenant(2)).suspend()
     running = Event(shared.lane(tenant(3)))
     await settle()
     waiting = Event(shared.lane(tenant(4)))

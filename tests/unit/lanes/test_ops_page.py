@@ -41,7 +41,7 @@ async def organisations(url: str) -> list[str]:
 async def test_failing_tenants_are_listed_first_and_can_be_filtered(ours: LaneScheduler, ops: str) -> None:
     for number in range(3):
         await send(ours.lane(tenant(number)), GOOD)
-    ours.lane(tenant(1)).suspend("revision")
+    ours.lane(tenant(1)).suspend()
     await send(ours.lane(tenant(2)), NOT_REACHED, times=5)
     assert await organisations(f"{ops}/lanes") == ["org-1", "org-2", "org-0"]
     assert await organisations(f"{ops}/lanes?state=suspended") == ["org-1"]
@@ -59,7 +59,7 @@ async def test_a_state_that_there_is_not_is_a_mistake_and_no_empty_list(ops: str
 
 
 async def test_a_suspended_tenant_is_enabled_by_hand(ours: LaneScheduler, ops: str) -> None:
-    ours.lane(tenant(0)).suspend("revision")
+    ours.lane(tenant(0)).suspend()
     status, told = await asked(f"{ops}/lanes/org-0/prod/enable", "POST")
     assert (status, told["suspended"]) == (200, False)
     assert (await asked(f"{ops}/lanes/org-9/prod/enable", "POST"))[0] == 404

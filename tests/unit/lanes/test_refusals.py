@@ -317,7 +317,7 @@ async def test_a_suspended_lane_refuses_everybody_until_the_webhook_is_edited() 
     lane.apply_webhook("first", None)
     running, waiting = Event(lane), Event(lane)
     await settle()
-    lane.suspend("first")
+    lane.suspend()
     running.end(GOOD)
     await settle()
     assert waiting.refused == "suspended"
@@ -378,7 +378,7 @@ async def test_an_edit_lifts_what_held_the_webhook_before_it(what: str) -> None:
     elif what == "breaker":
         await send(lane, NOT_REACHED, times=5)
     else:
-        lane.suspend("first")
+        lane.suspend()
     lane.apply_webhook("first", None)
     await refusal(lane)
 
@@ -446,10 +446,7 @@ async def test_a_suspension_refuses_waiting_events_at_once() -> None:
     running = Event(lane)
     waiting = [Event(lane, priority) for priority in (Priority.NEW, Priority.RETRY)]
     await settle()
-    lane.suspend("another")
-    await settle()
-    assert [event.refused for event in waiting] == [None, None], "an answer to the webhook of before an edit"
-    lane.suspend("first")
+    lane.suspend()
     await settle()
 
     assert [event.refused for event in waiting] == ["suspended", "suspended"]
