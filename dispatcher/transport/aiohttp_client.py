@@ -94,7 +94,7 @@ class AiohttpTransport:
             ValueError: a header can't be sent; the caller has a bug.
         """
         started = time.monotonic()
-        progress = RequestProgress(started, started + request.timeout_s, request.keep_body)
+        progress = RequestProgress(started, started + request.timeout_s, request.keep_body, request.body_wait_s)
         PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler
@@ -156,7 +156,7 @@ class AiohttpTransport:
             trace_request_ctx=progress,
         ) as response:
             first_byte = time.monotonic()
-            body = await _read(response, request.keep_body)
+            body = await _read(response, request.keep_body, request.body_wait_s)
             return _attempt(response, request, progress, body, first_byte)
 
     def _headers(self, request: Request) -> CIMultiDict[str]:
@@ -183,17 +183,19 @@ def _url_of(endpoint: Endpoint) -> URL:
     return url
 
 
-async def _read(response: aiohttp.ClientResponse, keep: int) -> bytes:
-    """Reads the body, up to the limit; returns the first `keep` bytes of it."""
+async def _read(response: aiohttp.ClientResponse, keep: int, wait_s: float) -> bytes:
+    """Reads the body, up to the limits of size and time; returns the first `keep` bytes of it."""
     kept, count = b"", 0
-    with contextlib.suppress(aiohttp.ClientPayloadError):  # cut, or framed in doubt: what came counts
-        async for chunk in response.content.iter_any():
-            count += len(chunk)
-            if len(kept) < keep:
-                kept += chunk[: keep - len(kept)]
-            if count > MAX_RESPONSE_BODY:
-                response.close()
-                break
+    with contextlib.suppress(aiohttp.ClientPayloadError, TimeoutError):  # cut, or framed in doubt: what came counts
+        async with asyncio.timeout(wait_s):
+            async for chunk in response.content.iter_any():
+                count += len(chunk)
+                if len(kept) < keep:
+                    kept += chunk[: keep - len(kept)]
+                if count > MAX_RESPONSE_BODY:
+                    break
+    if not response.content.at_eof():
+        response.close()
     return kept
 
 

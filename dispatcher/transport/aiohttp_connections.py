@@ -60,6 +60,8 @@ class Handler(ResponseHandler):
         self._keep = 0
         self._is_held = False
         """The answer is held back from aiohttp's parser, which may refuse it, until its body has been kept."""
+        self._body_wait_s = 0.0
+        self._held_until: asyncio.TimerHandle | None = None
 
     @property
     def was_dropped_after_resumption(self) -> bool:
@@ -73,9 +75,9 @@ class Handler(ResponseHandler):
         outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
         return outdated or time.monotonic() >= self.retires_at
 
-    def on_request(self, keep: int) -> None:
-        """Resets what the last request left; called before a request is written. `keep`: as in `Request.keep_body`."""
-        self._keep, self._is_held = keep, False
+    def on_request(self, keep: int, body_wait_s: float) -> None:
+        """Resets what the last request left; called before a request is written, with values of the `Request`."""
+        self._keep, self._body_wait_s, self._is_held = keep, body_wait_s, False
         self.resting, self.raw, self.head, self.body = False, 0, None, b""
         self._reader = HeadReader()
         self.requests += 1
@@ -110,6 +112,7 @@ class Handler(ResponseHandler):
             self._is_held = True
             self.body = self._reader.begun[self.head.end :]
             if self.head.is_odd and self._keep and self.head.has_clear_end:
+                self._held_until = self._loop.call_later(self._body_wait_s, self._release)
                 self._keep_odd_body(self.head, b"")
             else:
                 self._release()
@@ -126,6 +129,9 @@ class Handler(ResponseHandler):
 
     def _release(self) -> None:
         """Passes an answer that was held back to aiohttp's parser."""
+        if self._held_until is not None:
+            self._held_until.cancel()
+            self._held_until = None
         if self._is_held:
             self._is_held = False
             super().data_received(self._reader.begun)
@@ -174,7 +180,7 @@ class Connector(aiohttp.BaseConnector):
         connection = await super().connect(req, traces, timeout)
         if isinstance(connection.protocol, Handler):
             progress = PROGRESS.get()
-            connection.protocol.on_request(progress.keep)
+            connection.protocol.on_request(progress.keep, progress.body_wait_s)
             progress.handler = connection.protocol
         return connection
 
@@ -211,6 +217,8 @@ class RequestProgress:
     deadline: float
     keep: int
     """Bytes of the answer's body to keep."""
+    body_wait_s: float
+    """Seconds to wait for the body."""
     connected_at: float | None = None
     reused: bool = False
     sent_at: float | None = None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from dispatcher import __version__
 from dispatcher.config.endpoint_urls import split_url
@@ -82,6 +82,11 @@ def request_target(url: str) -> str:
     return _RAW.sub(lambda match: f"%{ord(match[0]):02X}", path if path.startswith("/") else f"/{path}")
 
 
+BODY_WAIT_S: Final = 1.0
+"""The status is known by then, and an endpoint that doesn't end its answers must not occupy permits for longer. Its
+connection is closed then: a body without a length may end with the connection only, and some servers keep it open."""
+
+
 @slots_dataclass
 class Request:
     """One POST.
@@ -102,6 +107,8 @@ class Request:
     keep_body: int = field(default=0)
     """Bytes of the answer's body to keep in the attempt: 2,048 for a test event, or if `history.answers` is set; 65,536
     for a token; else 0. Above 0 the attempt's phases are measured, too."""
+    body_wait_s: float = BODY_WAIT_S
+    """For the body behind a complete head, within the timeout. What has come by then is the answer."""
 
 
 class Exchange(Protocol):

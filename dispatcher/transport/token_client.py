@@ -32,6 +32,7 @@ class TokenClient:
                 connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s),
                 content_type="application/x-www-form-urlencoded",
                 keep_body=MAX_ANSWER,
+                body_wait_s=timeout_s,  # the token is in the body
             )
         )
         attempt = shown_to_tenants(answered)

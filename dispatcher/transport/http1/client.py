@@ -61,9 +61,9 @@ class Http1Exchange:
         self._is_over = False
         """Another request may have the connection by now."""
 
-    def send(self, data: bytes, timeout_s: float) -> None:
+    def send(self, data: bytes, timeout_s: float, body_wait_s: float) -> None:
         """Writes the request."""
-        self._connection.exchange(data, self._started + timeout_s, self._keep, self._answered)
+        self._connection.exchange(data, self._started + timeout_s, self._keep, self._answered, body_wait_s)
 
     def abort(self) -> None:
         """Closes the connection without calling `ended`. Does nothing once the exchange has ended."""
@@ -152,7 +152,7 @@ class Http1Transport:
         exchange = Http1Exchange(
             self._pool, kept.stack, connection, request.keep_body, started, partial(_settle, answer), reused=False
         )
-        exchange.send(kept.rendered(request), request.timeout_s)
+        exchange.send(kept.rendered(request), request.timeout_s, request.body_wait_s)
         return connection, await _answer_or_abort(answer, exchange)
 
     def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Http1Exchange | None:
@@ -173,7 +173,7 @@ class Http1Transport:
         if connection is None:
             return None
         exchange = Http1Exchange(self._pool, kept.stack, connection, request.keep_body, started, on_result, reused=True)
-        exchange.send(data, request.timeout_s)
+        exchange.send(data, request.timeout_s, request.body_wait_s)
         return exchange
 
     def _prepared(self, endpoint: Endpoint, now: float) -> _PreparedEndpoint:

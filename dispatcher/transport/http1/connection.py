@@ -26,6 +26,7 @@ from dispatcher.transport.answer_head import (
     kept_value,
 )
 from dispatcher.transport.failures import TransportError, clip, describe
+from dispatcher.transport.request import BODY_WAIT_S
 from dispatcher.transport.tls import remember_session
 
 _IGNORED_HEAD: Final = 8 * 1024
@@ -81,10 +82,11 @@ class Connection(asyncio.Protocol):
         state = "busy" if self._ended is not None else "idle" if self.usable else "closed"
         return f"<Connection {state} requests={self.requests}>"
 
-    def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended) -> None:
+    def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended, body_wait_s: float = BODY_WAIT_S) -> None:
         """Writes a request. Calls `ended` once: with the error, or with None after an answer, which attributes hold.
 
-        `ended` may use the connection again. After `abort` it is not called.
+        Waits until `deadline` for the answer, and at most `body_wait_s` for the body behind its head. `ended` may use
+        the connection again. After `abort` it is not called.
         """
         self.requests += 1
         self.status = 0
@@ -93,7 +95,8 @@ class Connection(asyncio.Protocol):
         self.first_byte_at = 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
-        self._head_done = self._complete = False
+        self._body_wait_s = body_wait_s
+        self._head_done = self._complete = self._awaits_body = False
         self._length = self._coding = b""
         """Values of the headers that frame the body."""
         self._odd: HeadReader | None = None
@@ -186,6 +189,9 @@ class Connection(asyncio.Protocol):
             self.fail(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
         elif self._raw > MAX_RESPONSE:
             self._finish_broken()
+        elif self._head_done and not self._awaits_body:
+            self._awaits_body = True
+            self._set_deadline(min(self._deadline, time.monotonic() + self._body_wait_s))
 
     def _refused(self, data: bytes) -> None:
         """Handles bytes that the strict parser refuses: the status counts if it is known or can be read leniently."""
