@@ -115,6 +115,7 @@ class EndpointState:
             now >= self.paused_until
             and (not self.is_failing or now - last_active >= FAILING_KEPT_S)
             and not self.suspended
+            and (self.rate is None or self.rate.wait_s(now) <= 0)
             and self.breaker.is_quiet(now)
             and self.health.is_quiet(now)
         )

@@ -31,6 +31,8 @@ _RETRY_TURN: Final = 4
 _CROWDED: Final = 0.8
 _MOST_OF_ROOM: Final = 0.75
 _TICK_S: Final = 1.0
+_SAME_TIME_S: Final = 0.001
+"""Timers that differ by less are not set again: what is left of a wait is computed anew each time."""
 
 
 class Lane:
@@ -212,8 +214,13 @@ class Lane:
     def sleep_until_ready(self, now: float) -> None:
         """Sets a timer for the moment at which the hold or the rate limit lets the next request pass."""
         wait = self.endpoint.ready_in_s(now)
-        if wait > 0 and self._timer is None and self.waiting:
-            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+        if wait <= 0 or not self.waiting:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= now + wait + _SAME_TIME_S:
+                return
+            self._timer.cancel()  # of a hold or rate that an edit has lifted
+        self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
