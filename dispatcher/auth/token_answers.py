@@ -121,8 +121,6 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
     if answer.status is None:
         problem = f"{endpoint} could not be reached: {_plain(answer.detail) or 'no answer'}"
         raise TokenUnavailable(problem, is_local=answer.is_local)
-    if len(answer.body) >= MAX_ANSWER:
-        raise TokenUnavailable(f"{endpoint} answered with 64 KiB or more: {_HINTS['no_token_endpoint']}")
     compression = _compression_of(answer.body)
     if compression:
         raise TokenUnavailable(
@@ -133,9 +131,8 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
     # A server that sends every member sends `"error": null` beside a token.
     if not 200 <= answer.status < 300 or (document is not None and document.get("error")):
         raise TokenUnavailable(f"{endpoint} answered {answer.status}{_error_in(document, answer.status, config)}")
-    if document is None:
-        found = "HTML" if answer.body.lstrip()[:1] == b"<" else "no JSON object"
-        raise TokenUnavailable(f"{endpoint} answered {answer.status} with {found}: {_HINTS['no_token_endpoint']}")
+    if document is None or len(answer.body) >= MAX_ANSWER:
+        raise TokenUnavailable(f"{endpoint} answered {answer.status} with {_without_document(answer.body)}")
     return IssuedToken(_access_token(document, endpoint), _life_s(document.get("expires_in")))
 
 
@@ -164,6 +161,32 @@ def _liberal_document(text: bytes) -> object:
         return json.loads(text.decode("utf-8", "replace"), parse_int=float, strict=False)
     except (ValueError, RecursionError):
         return None
+
+
+def _without_document(body: bytes) -> str:
+    """Returns what came instead of a JSON object, and what the tenant can change."""
+    if len(body) >= MAX_ANSWER:
+        found = "64 KiB or more"
+    elif body.lstrip()[:1] == b"<":
+        found = "HTML"
+    elif _breaks_off(body):
+        return "no JSON object but the beginning of one: the answer broke off"
+    else:
+        found = "no JSON object"
+    return f"{found}: {_HINTS['no_token_endpoint']}"
+
+
+def _breaks_off(body: bytes) -> bool:
+    """Returns whether an answer that isn't JSON could be if more of it had come."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        is_at_end = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        return is_at_end and text.startswith("{")
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _compression_of(body: bytes) -> str:

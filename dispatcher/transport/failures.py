@@ -16,7 +16,9 @@ MAX_DETAIL = 256
 """Characters of `Attempt.detail`, and so of what a remote peer can write into our logs."""
 
 
-UNKNOWN_CA_CURE = "; trust its CA in egress.ca_bundle, or in the webhook's tls.ca"
+_UNKNOWN_CA_CURE: Final = "; trust its CA in egress.ca_bundle"
+_WEBHOOK_CA_CURE: Final = ", or in the webhook's tls.ca"
+"""Helps with the webhook's endpoint only; token endpoints and the egress proxy are verified with `egress.ca_bundle`."""
 
 _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
 """OpenSSL's verify codes (X509_V_ERR_…) for a chain that ends at no trusted certificate."""
@@ -72,13 +74,18 @@ def local_failure(error: BaseException) -> TransportError:
 def describe(error: BaseException) -> str:
     """Returns an exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        cure = UNKNOWN_CA_CURE if error.verify_code in _UNKNOWN_CA else ""
+        cure = _UNKNOWN_CA_CURE + _WEBHOOK_CA_CURE if error.verify_code in _UNKNOWN_CA else ""
         return clip(f"certificate not accepted: {error.verify_message}{cure}")
     if isinstance(error, ssl.SSLError):
         return clip(f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}")
     if isinstance(error, OSError) and error.errno:
         return clip(os.strerror(error.errno))
     return clip(str(error) or type(error).__name__)
+
+
+def without_webhook_ca(detail: str) -> str:
+    """Returns the detail of a failure at an endpoint that isn't a webhook's own, where no `tls.ca` is used."""
+    return detail.replace(_WEBHOOK_CA_CURE, "")
 
 
 def clip(text: str) -> str:

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import TransportError, clip, describe, is_local, local_failure
+from dispatcher.transport.failures import (
+    TransportError,
+    clip,
+    describe,
+    is_local,
+    local_failure,
+    without_webhook_ca,
+)
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.tls import TlsContext
 
@@ -103,7 +110,7 @@ async def _connect(
 def _proxy_failure(error: OSError | ssl.CertificateError) -> TransportError:
     if is_local(error):
         return local_failure(error)
-    return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}"))
+    return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {without_webhook_ca(describe(error))}"))
 
 
 def _check(received: bytes, *, is_authorized: bool) -> None:

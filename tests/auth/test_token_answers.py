@@ -125,7 +125,10 @@ def test_a_lifetime_that_is_not_strict_json_is_bounded(expires_in: bytes, life_s
         (TokenAnswer(200, b'{"access_token":"t"} and more'), "no JSON object"),
         (TokenAnswer(200, b"{'access_token':'t'}"), "no JSON object"),
         (TokenAnswer(200, b'{"access_token":"t\xe9"}'), "can't go into a header"),
-        (TokenAnswer(200, b" " * MAX_ANSWER), "64 KiB or more"),
+        (TokenAnswer(200, b" " * MAX_ANSWER), "answered 200 with 64 KiB or more: check that token_url"),
+        (TokenAnswer(503, b"<html>" + b"x" * MAX_ANSWER), "answered 503: try again later"),
+        (TokenAnswer(401, b"x" * MAX_ANSWER), "answered 401: check client_id and client_secret"),
+        (TokenAnswer(302, b"x" * MAX_ANSWER), "answered 302, a redirect, which is never followed"),
         (TokenAnswer(503, b"<html>"), "answered 503: try again later"),
         (TokenAnswer(429), "answered 429: try again later"),
         (TokenAnswer(401, b"nope"), "answered 401: check client_id and client_secret"),
@@ -154,6 +157,23 @@ def test_a_refusal_says_what_came_back_and_what_to_change(given_answer: TokenAns
     assert "say-nothing" not in message
     assert "client-secret" not in message
     assert message.isprintable()
+
+
+WHOLE = b'{"access_token": "a\\"b", "expires_in": 60, "scope": {"x": ["y", "z"]}}'
+
+
+@pytest.mark.parametrize("length", range(1, len(WHOLE)))
+def test_an_answer_that_breaks_off_is_told_from_one_that_is_none(length: int) -> None:
+    message = refusal(TokenAnswer(200, WHOLE[:length]))
+
+    assert message.endswith("answered 200 with no JSON object but the beginning of one: the answer broke off")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"ok", b"token", b'"', b"[", b"{'access_token': 1}", b'{"access_token": }', b"{} {}"]
+)
+def test_another_answer_did_not_break_off(body: bytes) -> None:
+    assert "broke off" not in refusal(TokenAnswer(200, body))
 
 
 @pytest.mark.parametrize("character", ["\r", "\n", "\0", " ", "\t", "\x7f", "é", "\u2028", "\x1b"])

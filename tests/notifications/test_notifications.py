@@ -15,6 +15,7 @@ from standardwebhooks.webhooks import Webhook as Verifier
 
 from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
@@ -24,12 +25,14 @@ from dispatcher.notifications.composing import ASKS_A_TENANT, EXPIRY_OF_OPERATOR
 from dispatcher.notifications.content import Content, Section, encode
 from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.news import Expiry
+from dispatcher.notifications.operational_webhook import OperationalWebhook
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.notification_store import Changes, Channel, Message
 from dispatcher.stores.sql.records import AuditAction, AuditQuery
+from dispatcher.transport import open_transport
 from tests.notifications.receivers import USER, Certificates, Endpoint, MailServer, https_endpoint, mail_server
 from tests.notifications.scene import (
     CONTACT,
@@ -555,3 +558,14 @@ def test_settings_that_would_send_a_password_in_clear_are_refused(tmp_path: Path
         settings_for(tmp_path, issued, server, None, smtp={"password": None})
     with pytest.raises(ValueError, match="10 items"):
         webhook_of(LUMA, *(f"a{number}@x.example" for number in range(11)))
+
+
+async def test_an_operational_webhook_of_an_unknown_ca_points_to_no_webhooks_setting(
+    tmp_path: Path, issued: Certificates, endpoint: Endpoint
+) -> None:
+    settings = settings_for(tmp_path, issued, None, endpoint).notifications.webhook
+    assert settings is not None
+    egress = EgressSettings.model_validate({"allow": ["127.0.0.0/8", "::1/128"]})
+    async with open_transport(DeliverySettings(), egress) as transport:
+        with pytest.raises(NotSent, match=r"; trust its CA in egress\.ca_bundle$"):
+            await OperationalWebhook(settings, transport).send("msg_1", {}, 1.0)

@@ -564,3 +564,14 @@ async def test_a_path_is_sent_as_written_but_for_what_no_uri_may_hold(
         attempt = await transport.post(post_to(f"https://127.0.0.1:{server.port}{path}"))
     assert attempt.status == 200
     assert server.requests[0].startswith(b"POST " + target + b" HTTP/1.1\r\n")
+
+
+async def test_only_a_webhooks_own_endpoint_can_be_trusted_in_the_webhook(opening: Opener, serving: Serving) -> None:
+    untrusted = server_context(trustme.CA())
+    async with Server(answering(OK), untrusted).running() as server, serving(answering(OK)) as trusted:
+        async with opening() as transport:
+            webhook = await transport.post(post_to(server.url))
+        async with opening(proxy=f"https://127.0.0.1:{server.port}") as transport:
+            proxy = await transport.post(post_to(trusted.url))
+    assert webhook.detail.endswith("; trust its CA in egress.ca_bundle, or in the webhook's tls.ca")
+    assert proxy.detail.endswith("; trust its CA in egress.ca_bundle")
