@@ -39,6 +39,8 @@ _METRICS_FRESH_S = 1.0
 _BY_HAND = "use kubectl exec or port-forward"
 SUSPENDED = "suspended"
 LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
+MAX_LANES = 1000
+"""Lanes that `/lanes` describes; the rest are only counted."""
 """Values of the parameter `state` of `/lanes`."""
 
 
@@ -67,15 +69,32 @@ class Watched:
     """The settings in force, secrets masked."""
 
 
-def describe_lane(lane: Lane, now: float) -> dict[str, object]:
-    """Describes a lane, for `/lanes` and `dispatcher explain`.
+def state_of(lane: Lane) -> TenantState:
+    """Returns the state of a lane as it is shown.
 
     A tenant whose endpoint gets nothing is never shown as active: not if it is suspended, and not if every attempt
     fails in a way that proves nothing against the endpoint.
     """
-    failure, state = lane.endpoint.last_failure, lane.endpoint.health.state
-    if state is TenantState.ACTIVE and (lane.endpoint.is_failing or lane.endpoint.suspended):
-        state = TenantState.UNSTABLE
+    endpoint = lane.endpoint
+    is_failing = endpoint.is_failing or endpoint.suspended
+    return TenantState.UNSTABLE if is_failing and endpoint.health.state is TenantState.ACTIVE else endpoint.health.state
+
+
+def _states_of(lane: Lane) -> tuple[str, ...]:
+    states = (state_of(lane), lane.endpoint.breaker.state)
+    return (*states, SUSPENDED) if lane.endpoint.suspended else states
+
+
+def _place_in_list(lane: Lane) -> tuple[bool, bool, bool, str]:
+    """Sort key: what is wrong comes first."""
+    endpoint = lane.endpoint
+    is_active, is_closed = state_of(lane) is TenantState.ACTIVE, endpoint.breaker.state is BreakerState.CLOSED
+    return not endpoint.suspended, is_active, is_closed, lane.tenant.org
+
+
+def describe_lane(lane: Lane, now: float) -> dict[str, object]:
+    """Describes a lane, for `/lanes` and `dispatcher explain`."""
+    failure = lane.endpoint.last_failure
 
     def at(moment: float | None) -> str | None:
         if moment is None:
@@ -85,7 +104,7 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
     return {
         "org": lane.tenant.org,
         "sandbox": lane.tenant.sandbox,
-        "state": state.value,
+        "state": state_of(lane).value,
         "breaker": lane.endpoint.breaker.state.value,
         "breaker_retry_in_s": round(lane.endpoint.breaker.retry_in_s(now), 1),
         "suspended": lane.endpoint.suspended,
@@ -204,22 +223,10 @@ class HealthServer:
         wanted = request.query.get("state")
         if wanted is not None and wanted not in LANE_STATES:
             raise web.HTTPBadRequest(text=f"no such state; there are {', '.join(LANE_STATES)}\n")
-        described = [describe_lane(lane, now) for lane in self._watched.lanes]
-        if wanted is not None:
-            described = [
-                lane
-                for lane in described
-                if wanted in (lane["state"], lane["breaker"]) or (wanted == SUSPENDED and lane["suspended"])
-            ]
-        described.sort(
-            key=lambda lane: (
-                not lane["suspended"],
-                lane["state"] == TenantState.ACTIVE,
-                lane["breaker"] == BreakerState.CLOSED,
-                lane["org"],
-            )
-        )
-        return web.json_response({"total": len(described), "lanes": described[:1000]})
+        lanes = [lane for lane in self._watched.lanes if wanted is None or wanted in _states_of(lane)]
+        lanes.sort(key=_place_in_list)
+        described = [describe_lane(lane, now) for lane in lanes[:MAX_LANES]]  # thousands would hold up the event loop
+        return web.json_response({"total": len(lanes), "lanes": described})
 
     def _found(self, request: web.Request) -> Lane:
         tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])

@@ -1,12 +1,12 @@
 """Collects what the ops port and the metrics report about a dispatcher process: liveness, readiness, gauges."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_metrics import observe_lanes
 from dispatcher.delivery.lane_scheduler import LaneScheduler
@@ -41,6 +41,18 @@ class EventFlow:
         return [*(consumer.session for consumer in self.consumers), self.held.session]
 
 
+Place = tuple[str, int]
+"""Host and port of a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """The servers of a webhook: its endpoint's and its token endpoint's."""
+
+    config: WebhookConfig
+    places: tuple[Place, ...]
+
+
 class ServiceStatus:
     """Collects what the parts of a process report."""
 
@@ -62,6 +74,7 @@ class ServiceStatus:
         self._kafka_problems = kafka_problems
         self._topic_watch = topic_watch
         self._stop = stop
+        self._servers: dict[TenantKey, _Servers] = {}
         self.loop_lag = LoopLag()
         self.flow: EventFlow | None = None
         """None until a broker has answered."""
@@ -83,10 +96,22 @@ class ServiceStatus:
         )
 
     def configure_metrics(self) -> None:
-        """Makes the metrics of tenants follow the webhooks that are in use."""
-        webhooks = self._source.all()
-        self._tenants.configure(webhook.tenant for webhook in webhooks)
-        self._tenants.worst.configure(pair for webhook in webhooks for pair in _places(webhook))
+        """Makes the metrics of tenants follow the webhooks that are in use.
+
+        Each webhook's servers are found once for each revision: finding those of thousands would block the event loop.
+        """
+        known, self._servers = self._servers, {}
+        is_same = True
+        for webhook in self._source.all():
+            servers = old = known.get(webhook.tenant)
+            if servers is None or servers.config is not webhook.config:
+                servers = _Servers(webhook.config, _places(webhook.config))
+            is_same = is_same and old is not None and old.places == servers.places
+            self._servers[webhook.tenant] = servers
+        if is_same and len(known) == len(self._servers):
+            return
+        self._tenants.configure(self._servers)
+        self._tenants.worst.configure((place, tenant) for tenant, one in self._servers.items() for place in one.places)
 
     def _alive(self) -> Sequence[HealthCheck]:
         now = asyncio.get_running_loop().time()
@@ -141,12 +166,9 @@ def _listed(problems: Sequence[Problem]) -> str:
     return "; ".join([*map(str, problems[:MAX_PROBLEMS]), *more])
 
 
-def _places(webhook: Webhook) -> Iterator[tuple[tuple[str, int], TenantKey]]:
-    """Yields host and port of the webhook's servers."""
-    config = webhook.config
+def _places(config: WebhookConfig) -> tuple[Place, ...]:
     urls = [config.url]
     if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
         urls.append(config.auth.fetch.token_url)
-    for url in urls:
-        endpoint = Endpoint.at(url)
-        yield (endpoint.host, endpoint.port), webhook.tenant
+    endpoints = [Endpoint.at(url) for url in urls]
+    return tuple((endpoint.host, endpoint.port) for endpoint in endpoints)

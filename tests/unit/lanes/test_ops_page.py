@@ -6,9 +6,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dispatcher import health
 from dispatcher.config.settings import OpsSettings
-from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.health import HealthServer, Watched
+from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
+from dispatcher.health import HealthServer, Watched, describe_lane
 from tests.unit.lanes.builders import GOOD, NOT_REACHED, lanes, send, tenant
 
 
@@ -49,6 +50,27 @@ async def test_failing_tenants_are_listed_first_and_can_be_filtered(ours: LaneSc
     assert await organisations(f"{ops}/lanes?state=closed") == ["org-1", "org-0"]
     assert await organisations(f"{ops}/lanes?state=open") == ["org-2"]
     assert await organisations(f"{ops}/lanes?state=half_open") == []
+
+
+async def test_only_the_lanes_that_are_listed_are_described(
+    ours: LaneScheduler, ops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = 0
+
+    def describe(lane: Lane, now: float) -> dict[str, object]:
+        nonlocal described
+        described += 1
+        return describe_lane(lane, now)
+
+    monkeypatch.setattr(health, "describe_lane", describe)
+    for number in range(1500):
+        ours.lane(tenant(number))
+    ours.lane(tenant(1499)).suspend()
+    _, told = await asked(f"{ops}/lanes")
+    assert (told["total"], len(told["lanes"]), described) == (1500, 1000, 1000)
+    assert told["lanes"][0]["org"] == "org-1499"
+    assert await organisations(f"{ops}/lanes?state=suspended") == ["org-1499"]
+    assert described == 1001
 
 
 async def test_a_state_that_there_is_not_is_a_mistake_and_no_empty_list(ops: str) -> None:
