@@ -86,7 +86,7 @@ def _states_of(lane: Lane) -> tuple[str, ...]:
 
 
 def _place_in_list(lane: Lane) -> tuple[bool, bool, bool, str]:
-    """Sort key: what is wrong comes first."""
+    """Returns the key by which lanes are sorted: those with problems come first."""
     endpoint = lane.endpoint
     is_active, is_closed = state_of(lane) is TenantState.ACTIVE, endpoint.breaker.state is BreakerState.CLOSED
     return not endpoint.suspended, is_active, is_closed, lane.tenant.org

@@ -32,7 +32,7 @@ _CROWDED: Final = 0.8
 _MOST_OF_ROOM: Final = 0.75
 _TICK_S: Final = 1.0
 _SAME_TIME_S: Final = 0.001
-"""Timers that differ by less are not set again: what is left of a wait is computed anew each time."""
+"""Timers that differ by less are not set again: what is left of a wait is computed again each time."""
 
 
 class Lane:

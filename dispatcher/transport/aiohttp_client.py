@@ -34,7 +34,7 @@ from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import USER_AGENT, Endpoint, Request
 from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.tls import TlsContexts, certificate_expiry
+from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry
 
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 _SPARE_CONNECTIONS = 64
@@ -82,6 +82,7 @@ class AiohttpTransport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._contexts.close()
         await self._parts.aclose()
 
     def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> None:
@@ -145,7 +146,10 @@ class AiohttpTransport:
         endpoint = request.endpoint
         if self._session is None:
             raise RuntimeError("the transport is not open")
-        context = self._contexts.of(endpoint) if endpoint.scheme == "https" else True
+        context: TlsContext | bool = True
+        if endpoint.scheme == "https":
+            await self._contexts.prepare(endpoint, request.timeout_s / 2)
+            context = self._contexts.of(endpoint)
         async with self._session.post(
             _url_of(endpoint),
             data=request.body,

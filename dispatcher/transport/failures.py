@@ -84,7 +84,7 @@ def describe(error: BaseException) -> str:
 
 
 def without_webhook_ca(detail: str) -> str:
-    """Returns the detail of a failure at an endpoint that isn't a webhook's own, where no `tls.ca` is used."""
+    """Returns the detail of a failure without the part about `tls.ca`, which only a webhook's own endpoint uses."""
     return detail.replace(_WEBHOOK_CA_CURE, "")
 
 

@@ -4,6 +4,7 @@ A context belongs to an identity (CA and client certificate), not to a webhook: 
 share one. It also keeps the sessions of the servers it has connected to, so that new connections resume.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import math
@@ -25,6 +26,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import ClientTls
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.errors import Problem
+from dispatcher.tasks import SingleFlight
 from dispatcher.transport.failures import TransportError, describe, is_local, local_failure
 from dispatcher.transport.request import Endpoint
 
@@ -300,6 +302,15 @@ def as_file(data: bytes) -> Iterator[str]:
             os.unlink(path)
 
 
+_Pem = tuple[bytes | None, bytes | None, bytes | None]
+"""CA, client certificate and its key."""
+
+
+def _identity_of(pem: _Pem) -> bytes:
+    # Not `Secret.fingerprint`, which is short: no tenant may be able to make a file that collides with another's.
+    return hashlib.sha256(b"".join(hashlib.sha256(part or b"").digest() for part in pem)).digest()
+
+
 class TlsContexts:
     """The contexts in use, made when first needed. Bounded: the least recently used is dropped."""
 
@@ -312,12 +323,56 @@ class TlsContexts:
         self._common: TlsContext | TransportError | None = None
         """For the operator's proxy, and for endpoints that have no CA or certificate of their own: nearly all."""
         self._of_endpoint: WeakKeyDictionary[Endpoint, TlsContext | TransportError] = WeakKeyDictionary()
+        self._making = asyncio.Lock()
+        self._makes = SingleFlight[bytes, None]("TLS context")
 
     def __len__(self) -> int:
         return len(self._of_identity)
 
+    def is_made(self, endpoint: Endpoint) -> bool:
+        """Returns whether `of` doesn't have to make the endpoint's context."""
+        if self._bundle_path is not None:
+            self._refresh_bundle(self._bundle_path)
+        if endpoint.ca is None and endpoint.certificate is None and endpoint.key is None:
+            return self._common is not None
+        if endpoint in self._of_endpoint:
+            return True
+        try:
+            pem = self._pem_of(endpoint.ca, endpoint.certificate, endpoint.key)
+        except TransportError:
+            return False
+        return _identity_of(pem) in self._of_identity
+
+    async def prepare(self, endpoint: Endpoint, within_s: float) -> None:
+        """Makes the endpoint's context in a thread, if it is new, so that `of` finds it.
+
+        Loading the CAs takes some 50 ms. One is made at a time: after a change of the bundle all of them are new.
+
+        Raises:
+            TransportError: LOCAL, if it takes too long, or as `of`.
+        """
+        if self.is_made(endpoint):
+            return
+        pem = self._pem_of(endpoint.ca, endpoint.certificate, endpoint.key)
+        identity = _identity_of(pem)
+        task = self._makes.start(identity, lambda: self._make(identity, pem))
+        await asyncio.wait({task}, timeout=within_s)
+        if not task.done():
+            message = f"the dispatcher's own machine failed: no TLS context within {within_s:.2g} s"
+            raise TransportError(FailureReason.LOCAL, message)
+
+    async def close(self) -> None:
+        """Cancels what `prepare` has begun."""
+        await self._makes.close()
+
+    async def _make(self, identity: bytes, pem: _Pem) -> None:
+        async with self._making:
+            if identity not in self._of_identity:
+                with contextlib.suppress(ValueError, OSError):  # `of` reports it
+                    self._keep(identity, await asyncio.to_thread(new_context, *pem))
+
     def of(self, endpoint: Endpoint) -> TlsContext:
-        """Returns the context for an endpoint's connections.
+        """Returns the context for an endpoint's connections. Blocks the event loop if it is new; see `prepare`.
 
         Raises:
             TransportError: TLS, if the endpoint's CA or client certificate can't be used. LOCAL, if this machine or the
@@ -359,30 +414,30 @@ class TlsContexts:
         self, ca: Secret | None, certificate: Secret | None, key: Secret | None
     ) -> TlsContext | TransportError:
         try:
-            return self._of_pem(ca, certificate, key)
+            pem = self._pem_of(ca, certificate, key)
+            identity = _identity_of(pem)
+            return self._keep(identity, self._of_identity.get(identity) or new_context(*pem))
         except ValueError as error:
             return TransportError(FailureReason.TLS, str(error))
         except OSError as error:
             raise local_failure(error) from error
 
-    def _of_pem(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext:
+    def _pem_of(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> _Pem:
         authorities = self._bundle if ca is None else ca.reveal()
         if authorities is None and self._bundle_path is not None:
             # Never fall back to the system's CAs.
             raise TransportError(FailureReason.LOCAL, "the operator's CA bundle can't be read")
-        pem = (
+        return (
             authorities,
             None if certificate is None else certificate.reveal(),
             None if key is None else key.reveal(),
         )
-        # Not `Secret.fingerprint`, which is short: no tenant may be able to make a file that collides with another's.
-        identity = hashlib.sha256(b"".join(hashlib.sha256(part or b"").digest() for part in pem)).digest()
-        context = self._of_identity.get(identity)
-        if context is None:
-            context = self._of_identity[identity] = new_context(*pem)
-            if len(self._of_identity) > MAX_CONTEXTS:
-                self._of_identity.popitem(last=False)
+
+    def _keep(self, identity: bytes, context: TlsContext) -> TlsContext:
+        self._of_identity[identity] = context
         self._of_identity.move_to_end(identity)
+        if len(self._of_identity) > MAX_CONTEXTS:
+            self._of_identity.popitem(last=False)
         return context
 
     def _refresh_bundle(self, path: Path) -> None:

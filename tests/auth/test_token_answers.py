@@ -163,7 +163,7 @@ WHOLE = b'{"access_token": "a\\"b", "expires_in": 60, "scope": {"x": ["y", "z"]}
 
 
 @pytest.mark.parametrize("length", range(1, len(WHOLE)))
-def test_an_answer_that_breaks_off_is_told_from_one_that_is_none(length: int) -> None:
+def test_an_answer_that_breaks_off_is_named_as_such(length: int) -> None:
     message = refusal(TokenAnswer(200, WHOLE[:length]))
 
     assert message.endswith("answered 200 with no JSON object but the beginning of one: the answer broke off")

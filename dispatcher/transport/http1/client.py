@@ -111,6 +111,7 @@ class Http1Transport:
         self._pool.close()
         for connection in list(self._connections):
             connection.fail(FailureReason.RESET, "the transport was closed")
+        await self._contexts.close()
         await self._resolver.__aexit__()
         await asyncio.sleep(0)  # the transports' `connection_lost`
 
@@ -126,7 +127,9 @@ class Http1Transport:
             return await _answer_or_abort(answer, exchange)
         started = time.monotonic()
         try:
-            kept = self._prepared(request.endpoint, started)
+            if request.endpoint.scheme == "https":
+                await self._contexts.prepare(request.endpoint, request.timeout_s / 2)
+            kept = self._prepared(request.endpoint, started, makes_context=True)
             connection, attempt = await self._exchange(kept, request, started)
             if connection.was_dropped_after_resumption and attempt.failure in _DROPPED:
                 # Some servers accept a TLS session and then end the connection: retry once without a session.
@@ -165,7 +168,7 @@ class Http1Transport:
         """
         started = time.monotonic()
         try:
-            kept = self._prepared(request.endpoint, started)
+            kept = self._prepared(request.endpoint, started, makes_context=False)
         except TransportError:
             return None  # `post` reports it
         data = kept.rendered(request)
@@ -176,11 +179,13 @@ class Http1Transport:
         exchange.send(data, request.timeout_s, request.body_wait_s)
         return exchange
 
-    def _prepared(self, endpoint: Endpoint, now: float) -> _PreparedEndpoint:
+    def _prepared(self, endpoint: Endpoint, now: float, *, makes_context: bool) -> _PreparedEndpoint:
         kept = endpoint.derived.get(self)
         if not isinstance(kept, _PreparedEndpoint):
             kept = endpoint.derived[self] = _PreparedEndpoint(endpoint)
         if now >= kept.look_again:
+            if not makes_context and endpoint.scheme == "https" and not self._contexts.is_made(endpoint):
+                raise TransportError(FailureReason.LOCAL, "its TLS context is to be made first")
             self._look_at(kept, endpoint, now)
         return kept
 

@@ -1,4 +1,4 @@
-"""Answers to requests that began before the webhook was edited: they are no evidence about the edited webhook."""
+"""Answers to requests that began before the webhook was edited: they prove nothing about the edited webhook."""
 
 import asyncio
 from dataclasses import replace
@@ -62,7 +62,7 @@ UNTOUCHED = (False, 0.0, BreakerState.CLOSED, EndpointHealth(), 16, 0, None)
 @pytest.mark.parametrize("is_used", [False, True], ids=["before the edited webhook was used", "after it was used"])
 @pytest.mark.parametrize("name", LATE_ANSWERS)
 @virtual_time
-async def test_a_late_answer_is_no_evidence_against_the_edited_webhook(name: str, is_used: bool) -> None:
+async def test_a_late_answer_does_not_count_against_the_edited_webhook(name: str, is_used: bool) -> None:
     bench = Bench(200, takes_s=5, retry={"soon_attempts": 0})
     old = await begin(bench, 10)
     edit(bench)

@@ -42,7 +42,7 @@ async def test_a_lane_whose_rate_allows_the_next_request_is_freed() -> None:
 
 
 async def sent_within(lane: Lane, seconds: float, edit: Callable[[], None], count: int = 300) -> int:
-    """Returns how many of so many waiting events are sent in so many seconds after an edit."""
+    """Returns how many of `count` waiting events are sent within `seconds` after an edit."""
     sent = 0
 
     async def send() -> None:
