@@ -1,4 +1,4 @@
-"""Handlers of the top bar's switches: forms that set a cookie and redirect back."""
+"""Handlers that choose what is shown: the top bar's switches, and the links of notifications."""
 
 from typing import Final
 
@@ -15,12 +15,17 @@ from dispatcher.console.time_zone import ZONE_COOKIE, use_zone, zone_named
 _YEAR_S: Final = 365 * 86_400
 
 
-def add_to(app: web.Application, _renderer: Renderer) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Adds this module's routes to the console."""
+
+    async def follow_link(request: web.Request) -> web.Response:
+        return await _follow_link(request, renderer)
+
     app.middlewares.append(_with_time_zone)
     app.router.add_post("/theme", _theme)
     app.router.add_post("/time-zone", _time_zone)
     app.router.add_post("/scope", _scope)
+    app.router.add_get("/webhooks", follow_link)
 
 
 async def _theme(request: web.Request) -> web.Response:
@@ -53,10 +58,28 @@ async def _time_zone(request: web.Request) -> web.Response:
 
 async def _scope(request: web.Request) -> web.Response:
     form = await form_body(request)
-    scope = Scope.read(str(form.get("scope", "")))
+    back = _back(form.get("back")).partition("?")[0]  # filters of the page may not fit the new scope
+    return _in_scope(request, Scope.read(str(form.get("scope", ""))), back)
+
+
+async def _follow_link(request: web.Request, renderer: Renderer) -> web.Response:
+    """Redirects to the webhook of the organisation and sandbox in the URL, as notifications link to it.
+
+    Leads to the list of all webhooks in this scope if the person can see none.
+    """
+    org = request.query.get("org", "")[:200]
+    scope = Scope(org or None, (request.query.get("sandbox", "")[:200] or None) if org else None)
+    webhook = None
+    if scope.tenant is not None:
+        webhook = await renderer.services.webhooks.of_tenant(scope.tenant, orgs=person_of(request).orgs)
+    return _in_scope(request, scope, "/") if webhook is None else to(f"/webhooks/{webhook.id}")
+
+
+def _in_scope(request: web.Request, scope: Scope, path: str) -> web.Response:
+    """Redirects to the path and sets the scope: all tenants if the person can't see the organisation."""
     if scope.org is not None and not person_of(request).may_see(scope.org):
         scope = Scope()
-    response = to(_back(form.get("back")).partition("?")[0])  # filters of the page may not fit the new scope
+    response = to(path)
     response.set_cookie(
         SCOPE_COOKIE, scope.value, max_age=_YEAR_S, path="/", samesite="Lax", httponly=True, secure=request.secure
     )
