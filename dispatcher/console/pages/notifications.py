@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dispatcher.console import actions
 from dispatcher.console.model import Person
-from dispatcher.console.pages.renderer import Renderer, admin_of
+from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
@@ -18,6 +18,7 @@ from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50
+_DONE: Final = "done=message-sent"
 _NO_DESK: Final = "There are no notifications without a history store: the operator sets history.url."
 
 
@@ -50,16 +51,16 @@ class NotificationPages:
             problem = "The operator's addresses can be tested only with access to all organisations."
             return await self._list(request, problem=problem)
         desk = self._desk
-        done, problem = await _tried(None if desk is None else self._test(desk, person, None))
-        return await self._list(request, done=done, problem=problem)
+        problem = await _tried(None if desk is None else self._test(desk, person, None))
+        return await self._list(request, problem=problem) if problem else to(f"/notifications?{_DONE}")
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
         return await self._of_webhook(request, await self._renderer.webhook(request))
 
     async def test_contacts(self, request: web.Request) -> web.StreamResponse:
         person, webhook, desk = admin_of(request), await self._renderer.webhook(request), self._desk
-        done, problem = await _tried(None if desk is None else self._test(desk, person, webhook))
-        return await self._of_webhook(request, webhook, done=done, problem=problem)
+        problem = await _tried(None if desk is None else self._test(desk, person, webhook))
+        return await self._done(request, webhook, problem)
 
     async def ask_again(self, request: web.Request) -> web.StreamResponse:
         admin_of(request)
@@ -67,13 +68,19 @@ class NotificationPages:
         number = (await form_body(request)).get("contact") or ""
         emails = webhook.config().notify.emails
         address = {str(place): one for place, one in enumerate(emails)}.get(number, "")
-        done, problem = await _tried(None if desk is None else desk.ask_again(webhook.config(), address))
-        return await self._of_webhook(request, webhook, done=done, problem=problem)
+        problem = await _tried(None if desk is None else desk.ask_again(webhook.config(), address))
+        return await self._done(request, webhook, problem)
+
+    async def _done(self, request: web.Request, webhook: StoredWebhook, problem: str) -> web.Response:
+        """Shows the problem; without one redirects, so that nothing is sent again if the page is loaded again."""
+        if problem:
+            return await self._of_webhook(request, webhook, problem=problem)
+        return to(f"/webhooks/{webhook.id}/notifications?{_DONE}")
 
     async def _test(self, desk: NotificationDesk, person: Person, webhook: StoredWebhook | None) -> int:
         return await actions.test_notifications(self._renderer.services, desk, person, webhook)
 
-    async def _list(self, request: web.Request, *, done: str = "", problem: str = "") -> web.Response:
+    async def _list(self, request: web.Request, *, problem: str = "") -> web.Response:
         person, desk = person_of(request), self._desk
         scope = Scope.of(request, person)
         orgs = scope.orgs(person)
@@ -88,12 +95,11 @@ class NotificationPages:
             older=messages[-1].id if len(messages) == PAGE else None,
             may_test=person.is_admin and person.orgs is None and desk is not None and desk.reaches_operator,
             off=_NO_DESK if desk is None else desk.problem,
-            done=done,
             problem=problem,
         )
 
     async def _of_webhook(
-        self, request: web.Request, webhook: StoredWebhook, *, done: str = "", problem: str = ""
+        self, request: web.Request, webhook: StoredWebhook, *, problem: str = ""
     ) -> web.Response:
         desk, orgs = self._desk, person_of(request).orgs
         before = request.query.get("before")
@@ -112,20 +118,19 @@ class NotificationPages:
             older=messages[-1].id if len(messages) == PAGE else None,
             contacts=contacts,
             off=_NO_DESK if desk is None else desk.problem,
-            done=done,
             problem=problem,
         )
 
 
-async def _tried(action: Awaitable[object] | None) -> tuple[str, str]:
-    """Performs the action. Returns the notice for the page if it succeeded, and the problem if it failed."""
+async def _tried(action: Awaitable[object] | None) -> str:
+    """Performs the action. Returns the problem if it failed, else an empty text."""
     if action is None:
-        return "", _NO_DESK
+        return _NO_DESK
     try:
         await action
     except (TooSoon, NotFound) as error:
         text = str(error)
-        return "", f"{text[:1].upper()}{text[1:]}."
+        return f"{text[:1].upper()}{text[1:]}."
     except DispatcherError as error:
-        return "", error.for_tenants
-    return "It is on its way: the history worker sends it within seconds.", ""
+        return error.for_tenants
+    return ""

@@ -1,6 +1,6 @@
 """A webhook's pages: overview, configuration, signing secrets and keys, pause, reactivation and deletion."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -101,15 +101,20 @@ class OverviewPage:
         )
 
     async def generate_secret(self, request: web.Request) -> web.StreamResponse:
-        """Generates a signing secret and shows it once."""
+        """Generates a signing secret and shows it once.
+
+        A browser that loads the page again repeats the request: the version in the form lets that be a conflict.
+        """
         person = admin_of(request)
         posted = await form_body(request)
         kind: Kind = "ed25519" if posted.get("kind") == "ed25519" else "hmac"
         end_older_in = ENDS.get(posted.get("end_older", ""))
-        services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
+        services, webhook_id, version = self._renderer.services, request.match_info["webhook_id"], _version_in(posted)
         try:
-            made = await generate_signing_secret(services, person, webhook_id, kind, end_older_in=end_older_in)
-        except (ConfigError, EditConflict) as error:
+            made = await generate_signing_secret(services, person, webhook_id, kind, version, end_older_in)
+        except EditConflict:
+            return await self._configuration(request, problem=_repeated("secret"), status=412)
+        except ConfigError as error:
             return await self._configuration(request, problem=_why(error))
         return await self._configuration(request, made)
 
@@ -129,8 +134,14 @@ class OverviewPage:
         """Generates the next signing key; its public key is published at once."""
         person, posted = admin_of(request), await form_body(request)
         starts_in = STARTS.get(posted.get("starts", ""), STARTS["in 24 hours"])
-        change = generate_signing_key(self._renderer.services, person, request.match_info["webhook_id"], starts_in)
-        return await self._changed_keys(request, change, "key-generated")
+        services, webhook_id, version = self._renderer.services, request.match_info["webhook_id"], _version_in(posted)
+        try:
+            await generate_signing_key(services, person, webhook_id, starts_in, version)
+        except EditConflict:
+            return await self._configuration(request, problem=_repeated("key"), status=412)
+        except ConfigError as error:
+            return await self._configuration(request, problem=_why(error))
+        return to(f"/webhooks/{webhook_id}/configuration?done=key-generated")
 
     async def start_key(self, request: web.Request) -> web.StreamResponse:
         """Lets the next signing key sign now."""
@@ -159,7 +170,7 @@ class OverviewPage:
         return await self._configuration(request)
 
     async def _configuration(
-        self, request: web.Request, made: GeneratedSecret | None = None, problem: str = ""
+        self, request: web.Request, made: GeneratedSecret | None = None, problem: str = "", status: int = 422
     ) -> web.StreamResponse:
         webhook, person = await self._renderer.webhook(request), person_of(request)
         return await self._renderer.page(
@@ -167,7 +178,7 @@ class OverviewPage:
             "configuration.html",
             at="webhooks",
             tab="configuration",
-            status=422 if problem else 200,
+            status=status if problem else 200,
             made=made,
             problem=problem,
             webhook=webhook,
@@ -206,11 +217,11 @@ class OverviewPage:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        version = str((await form_body(request)).get("version", ""))
+        version = _version_in(await form_body(request))
         try:
             await self._renderer.services.webhooks.delete(
                 request.match_info["webhook_id"],
-                expected_version=number_in(version) or 0,
+                expected_version=version,
                 by=person.name,
                 orgs=person.orgs,
             )
@@ -230,6 +241,18 @@ class OverviewPage:
             webhook_state=webhook_state,
             problem=problem,
         )
+
+
+def _version_in(posted: Mapping[str, str]) -> int:
+    """Returns the version of the webhook that the form was made of; 0, which none has, if it names none."""
+    return number_in(posted.get("version", "")) or 0
+
+
+def _repeated(what: str) -> str:
+    return (
+        "This form was sent before, as when its page is loaded again, or the webhook was changed meanwhile. "
+        f"No other {what} was generated; the table below has the present ones. If you need another, generate it now"
+    )
 
 
 def _why(error: ConfigError | EditConflict) -> str:

@@ -2,8 +2,11 @@
 
 import asyncio
 
+import pytest
 from playwright.async_api import Browser, expect
 
+from dispatcher.config.secrets import Secret
+from dispatcher.console.signing_secrets import signing_in
 from tests.console.pages.browsing import PHONE, window
 from tests.console.pages.sample_world import EXPLAINED_ID, LUMA, LUMA_STAGE
 from tests.console.pages.stage import Stage, add_rotated_webhook, add_webhook
@@ -27,6 +30,27 @@ async def test_a_generated_secret_is_shown_once(browser: Browser, stage: Stage) 
         assert config.signing is not None
         assert [one.reveal()[:5] for one in config.signing.secrets] == [b"whsk_", b"whsec"]
         await expect(page.locator("#made-title + p")).to_contain_text("with the older secrets until")
+
+
+@pytest.mark.parametrize("button", ["Generate a signing secret", "Generate an Ed25519 key"])
+async def test_loading_a_new_secret_s_page_again_generates_no_other(
+    browser: Browser, stage: Stage, button: str
+) -> None:
+    webhook = await add_webhook(stage, f"reloaded {button}")
+    async with window(browser, stage.base) as shown:
+        page, main = shown.page, shown.page.locator("main")
+        shown.ignored = ("412",)
+        await shown.sign_in(await stage.token())
+        await shown.go(f"/webhooks/{webhook.id}/configuration")
+        await page.get_by_role("button", name=button).click()
+        secret = await page.locator("#made-secret").inner_text()
+        for _ in range(2):
+            await page.reload()
+            await expect(main).to_contain_text("No other secret was generated")
+        stored = await stage.services.webhooks.get(webhook.id, orgs=None)
+        assert signing_in(stored.document) == ([Secret(secret.encode()).fingerprint()], {})
+        await page.get_by_role("button", name=button).click()
+        await expect(page.locator("#made-secret")).to_be_visible()
 
 
 async def test_the_older_secrets_are_listed_with_their_end_and_can_end_at_once(browser: Browser, stage: Stage) -> None:
