@@ -11,6 +11,7 @@ from aiohttp import web
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.search_text import readings
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body, words_in
@@ -117,15 +118,16 @@ class Search:
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
         left out. A text that looks like an address counts as an id if an event has it as its id.
         """
-        text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
-        lookup = self._renderer.services.history
-        if not is_address(text):
-            return to("/search?" + urlencode({"q": text}))
+        lookup, typed = self._renderer.services.history, readings(str((await form_body(request)).get("q", ""))[:MAX_TEXT])
+        may_be_address = any(map(is_address, typed))
         found: dict[str, str] = {}
-        if lookup is not None:
-            as_id = await lookup.search(HistoryQuery(any_id=text, limit=1), orgs=person_of(request).orgs)
-            found |= {"q": text} if as_id.items else {}
-            found |= {"recipient": ",".join(hashes)} if (hashes := lookup.hashes(text)) else {}
+        if lookup is not None and (may_be_address or len(typed) > 1):
+            known = await _known_id(lookup, typed, person_of(request))
+            found |= {"q": known} if known else {}
+        if not may_be_address:
+            return to("/search?" + urlencode(found or {"q": typed[-1] if typed else ""}))
+        if lookup is not None and (hashes := lookup.hashes(typed[-1])):
+            found["recipient"] = ",".join(hashes)
         return to("/search?" + urlencode(found or {"address": "1"}))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
@@ -150,6 +152,14 @@ class Search:
         return await self._renderer.page(
             request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
         )  # fmt: skip
+
+
+async def _known_id(lookup: HistoryLookup, texts: Iterable[str], person: Person) -> str | None:
+    """Returns the first text that an event has as one of its ids; None if none is known."""
+    for text in texts:
+        if (await lookup.search(HistoryQuery(any_id=text, limit=1), orgs=person.orgs)).items:
+            return text
+    return None
 
 
 async def _rows(

@@ -1,6 +1,5 @@
 """Queries the history store for the API and the pages."""
 
-import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
@@ -22,8 +21,8 @@ from dispatcher.stores.sql.history_states import StateReport, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 
-_ADDRESS: Final = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d[\d ()/.-]{5,}\d")
-"""An e-mail address or a number: what a person searches a recipient by."""
+_FEWEST_DIGITS: Final = 5
+"""Of a telephone number, as `normalised_address` reads one."""
 
 
 class HistoryLookup:
@@ -109,8 +108,12 @@ class HistoryLookup:
 
 
 def is_address(text: str) -> bool:
-    """Returns True if the text may be an e-mail address or a telephone number, which must not appear in a URL."""
-    return _ADDRESS.fullmatch(text.strip()) is not None
+    """Returns True if the text may have an e-mail address or be a telephone number, which must not appear in a URL.
+
+    Any text with `@`, and any of digits, blanks and punctuation, however unusual these are.
+    """
+    digits = sum(char.isdigit() for char in text)
+    return "@" in text or (digits >= _FEWEST_DIGITS and digits == sum(char.isalnum() for char in text))
 
 
 def with_text(query: HistoryQuery, text: str, lookup: HistoryLookup) -> HistoryQuery:

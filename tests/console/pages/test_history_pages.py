@@ -1,11 +1,15 @@
 """Finding a message in the console: the field of the top bar, the filtered list, the timeline, skipped events."""
 
+import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
+from yarl import URL
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.contract.history import HistoryOutcome
@@ -24,12 +28,29 @@ NEWCOMER = TenantKey("newcomer@AdobeOrg", "emea")
 ADDRESS = "1@customer.example"
 
 
+RECIPIENTS = ("jane@luma.com", "root@localhost", "01512345678", "+4915112345", "+491512345678", "12345")
+IDS = ("urn:uuid:4711", "4711081512", "20@mailer.example")
+
+
 @pytest.fixture(scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """A console with a history of two tenants."""
     directory = tmp_path_factory.mktemp("history")
     async with history_in(directory) as history, staged(directory, history=history.lookup) as running:
         await fill(history)
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def stage_with_addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A console with one message to each of RECIPIENTS and with each of IDS."""
+    directory = tmp_path_factory.mktemp("addresses")
+    async with history_in(directory) as history, staged(directory, history=history.lookup) as running:
+        await history.add(
+            *(entry_of(LUMA, f"to{n}", recipient=recipient_hash(KEY, one)) for n, one in enumerate(RECIPIENTS)),
+            *(entry_of(LUMA, f"id{n}", request_id=one) for n, one in enumerate(IDS)),
+            entry_of(LUMA, "1"),
+        )
         yield running
 
 
@@ -111,6 +132,81 @@ async def test_an_id_that_looks_like_an_address_is_found_and_addresses_are_in_no
         await search(shown, "0@customer.example")
         await expect(shown.page.locator("main")).to_contain_text("can't be found by address")
         assert "customer" not in shown.page.url
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [
+        ("Jane Doe <jane@luma.com>", 1),
+        ('"Doe, Jane" <jane@luma.com>,', 1),
+        ("<jane@luma.com>", 1),
+        ("mailto:jane@luma.com?subject=Order", 1),
+        ("mailto:jane%40luma.com", 1),
+        ("Email: jane@luma.com", 1),
+        ("root@localhost", 1),
+        ("a@x.com, b@x.com", 0),
+        ("(0151) 2345678", 1),
+        ("tel:+4915112345;ext=1", 1),
+        ("+49\u00a0151\u00a02345678", 1),
+        ("\u202a+49 151 2345678\u202c", 1),
+        ("+49\u2011151\u20112345678", 1),
+        ("０１５１ ２３４５６７８", 0),
+        ("12345", 1),
+        ("0151-nobody@luma.com", 0),
+    ],
+)
+async def test_an_address_is_found_however_it_is_pasted_and_is_in_no_url(
+    stage_with_addresses: Stage, typed: str, number: int
+) -> None:
+    async with _session(stage_with_addresses) as session:
+        url, page = await _submitted(session, typed)
+        assert set(url.query) == {"recipient"}
+        assert ("1 entry" in page, "Nothing is known about it" in page) == (number == 1, number == 0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ('"r-1"', "r-1"),
+        ('"r-1",', "r-1"),
+        ("requestId: r-1", "r-1"),
+        ('"requestId": "r-1",', "r-1"),
+        ("requestId=r-1;", "r-1"),
+        ("\u200br-1\u00a0", "r-1"),
+        ("`r-1`", "r-1"),
+        ("<r-1>", "r-1"),
+        ("urn:uuid:4711", "urn:uuid:4711"),
+        ("_id: urn:uuid:4711", "urn:uuid:4711"),
+        ("requestId: 4711081512", "4711081512"),
+        ("requestId: 20@mailer.example", "20@mailer.example"),
+        ("x-amz: y-9", "y-9"),
+        ("  ", ""),
+    ],
+)
+async def test_an_id_is_found_with_what_was_copied_around_it(
+    stage_with_addresses: Stage, typed: str, found: str
+) -> None:
+    async with _session(stage_with_addresses) as session:
+        url, page = await _submitted(session, typed)
+        assert url.query["q"] == found
+        assert ("Nothing is known about it" in page) == (found == "y-9")
+
+
+@asynccontextmanager
+async def _session(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        async with session.post("/sign-in", data={"token": await stage.token()}) as answer:
+            found = re.search(r'name="csrf_token" value="([^"]+)"', await answer.text())
+            assert found is not None
+            session.headers["X-CSRF-Token"] = found[1]
+        yield session
+
+
+async def _submitted(session: aiohttp.ClientSession, text: str) -> tuple[URL, str]:
+    """The address of the results, and their page."""
+    async with session.post("/search", data={"q": text}) as answer:
+        assert answer.status == 200
+        return answer.url, await answer.text()
 
 
 async def test_a_long_timeline_says_that_it_has_only_the_end(

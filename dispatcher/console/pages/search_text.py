@@ -1,0 +1,36 @@
+"""Reads what a person pastes into the search field: an id or an address, with whatever was copied with it. Pure."""
+
+import re
+from typing import Final
+from unicodedata import category
+from urllib.parse import unquote
+
+_AROUND: Final = " \t\r\n\u00a0\"'`,;<>[]{}“”„‘’«»"
+_IN_BRACKETS: Final = re.compile(r"<([^<>]*@[^<>]*)>")
+_LABELLED: Final = re.compile(r"""([A-Za-z_][\w .-]*)["'”]?\s*[:=]\s*(.+)""", re.DOTALL)
+_OF_LINKS: Final = frozenset({"mailto", "tel", "sms"})
+
+
+def readings(text: str) -> list[str]:
+    """Returns what the text may stand for, the most literal reading first; empty if nothing is left of it.
+
+    Quotation marks, commas, brackets and invisible characters around it are dropped, the address is taken out of
+    `Name <address>`, and the second reading lacks a label, as of `requestId: …`, because ids may contain colons.
+    """
+    plain = "".join(char for char in text if category(char) != "Cf").strip(_AROUND)
+    if (address := _IN_BRACKETS.search(text)) is not None:
+        plain = address[1].strip(_AROUND)
+    found = [plain]
+    if (labelled := _LABELLED.fullmatch(plain)) is not None:
+        value = labelled[2]
+        if labelled[1].strip().lower() in _OF_LINKS:
+            value = unquote(re.split("[?;]", value, maxsplit=1)[0])
+        found.append(value.strip(_AROUND))
+    return [_with_plain_dashes(one) for one in dict.fromkeys(found) if one]
+
+
+def _with_plain_dashes(text: str) -> str:
+    """Returns a number with hyphens for the dashes that programs format it with; any other text unchanged."""
+    if any(char.isalpha() for char in text):
+        return text
+    return "".join("-" if category(char) == "Pd" else char for char in text)
