@@ -26,6 +26,8 @@ from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.history_search import HistoryTimeline
 from dispatcher.stores.sql.records import StoredWebhook
 
+_FINISHED: Final = (None, HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED, HistoryOutcome.DEAD)
+"""Outcomes after which nothing more happens by itself."""
 _DEATH_TAKES_S: Final = 60.0
 """Longest time between a dead letter and its history entry."""
 
@@ -136,9 +138,9 @@ class EventPage:
             history=history,
             is_cut=found.is_cut,
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
-            remedy=remedy_of(history[-1].outcome, history[-1].reason) if history else "",
             next_step=await self.next_step(webhook, known),
             what_to_do=self._remedy(webhook, known),
+            source_problem=self._source_problem(),
             decision=decision,
             problem=problem,
         )
@@ -171,6 +173,8 @@ class EventPage:
 
     async def next_step(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         """Returns what happens to the event next, as a sentence."""
+        if (switched := self._step_by_switch(webhook, known)) is not None:
+            return switched
         match known.outcome:
             case None:
                 return ""
@@ -193,13 +197,33 @@ class EventPage:
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
+    def _step_by_switch(self, webhook: StoredWebhook, known: KnownEvent) -> str | None:
+        """Returns what happens to an event that isn't finished if the webhook is off or paused, otherwise None."""
+        if known.outcome in _FINISHED:
+            return None
+        so_far = "It was sent again. " if known.outcome is HistoryOutcome.REDRIVEN else ""
+        if not webhook.enabled:
+            return f"{so_far}The webhook is switched off: unless it is on by then, the event is skipped when it is due."
+        return so_far + self._held_until(ParkReason.PAUSED) if webhook.paused else None
+
     def _held_until(self, reason: str) -> str:
         age = format_duration(self._renderer.services.settings.retry.max_age)
         until = "the webhook is resumed" if reason == ParkReason.PAUSED else "the cause is gone"
         return f"It waits until {until}; then it is sent. If that takes longer than {age}, it is dead."
 
+    def _source_problem(self) -> str | None:
+        """Returns why something of the event may be missing on the page; None if nothing is."""
+        services = self._renderer.services
+        source = services.attempts if services.history is None else services.history
+        return source.problem or services.dead_events.problem
+
     def _remedy(self, webhook: StoredWebhook, known: KnownEvent) -> str:
-        """Returns what to change. For an event that expired without an answer, uses the webhook's latest failure."""
+        """Returns what to change: by the rule that skipped the event at last, otherwise by its last attempt.
+
+        For an event that expired without an answer, uses the webhook's latest failure.
+        """
+        if known.outcome is HistoryOutcome.SKIPPED:
+            return remedy_of(HistoryOutcome.SKIPPED, known.history[-1].reason)
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
             failing = self._renderer.services.attempts.failing(webhook.tenant)

@@ -98,9 +98,7 @@ class NotificationPages:
             problem=problem,
         )
 
-    async def _of_webhook(
-        self, request: web.Request, webhook: StoredWebhook, *, problem: str = ""
-    ) -> web.Response:
+    async def _of_webhook(self, request: web.Request, webhook: StoredWebhook, *, problem: str = "") -> web.Response:
         desk, orgs = self._desk, person_of(request).orgs
         before = request.query.get("before")
         messages = (

@@ -118,7 +118,10 @@ class Search:
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
         left out. A text that looks like an address counts as an id if an event has it as its id.
         """
-        lookup, typed = self._renderer.services.history, readings(str((await form_body(request)).get("q", ""))[:MAX_TEXT])
+        lookup, typed = (
+            self._renderer.services.history,
+            readings(str((await form_body(request)).get("q", ""))[:MAX_TEXT]),
+        )
         may_be_address = any(map(is_address, typed))
         found: dict[str, str] = {}
         if lookup is not None and (may_be_address or len(typed) > 1):

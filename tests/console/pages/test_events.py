@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,10 +21,10 @@ from dispatcher.contract.history import HistoryOutcome as O
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
-from tests.console.history_store import entry_of
+from tests.console.history_store import entry_of, history_in
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
-from tests.console.pages.stage import Stage
+from tests.console.pages.stage import Stage, staged
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
 TRIED = AttemptModel(
@@ -86,6 +87,55 @@ async def test_what_happens_next_follows_from_what_happened_last(
     step = await EventPage(renderer).next_step(stage.webhooks[FABRIKAM], known)
     assert (expected in step, bool(step)) == (True, bool(expected))
     assert known.is_dead == (expected == "among the dead")
+
+
+@pytest.mark.parametrize(
+    ("history", "death", "paused", "off"),
+    [
+        ([entry(O.ATTEMPT, verdict="retry_later"), entry(O.PARKED)], None, "until the webhook is resumed", "is skipped when"),
+        ([entry(O.ATTEMPT, verdict="disable_endpoint")], None, "until the webhook is resumed", "is skipped when"),
+        ([entry(O.HELD, reason="unusable")], None, "until the webhook is resumed", "is skipped when"),
+        ([entry(O.DEAD, reason="expired")], REDRIVEN, "sent again. It waits until the webhook is resumed", "is skipped when"),
+        ([entry(O.DELIVERED)], None, "your server took the event", "your server took the event"),
+        ([entry(O.DEAD)], None, "among the dead", "among the dead"),
+        ([entry(O.SKIPPED, reason="channel")], None, "events like this one", "events like this one"),
+    ],
+)  # fmt: skip
+async def test_what_happens_next_depends_on_whether_the_webhook_is_on(
+    stage: Stage, history: list[HistoryEntry], death: DeadEventModel | None, paused: str, off: str
+) -> None:
+    page, webhook = EventPage(Renderer(stage.services, Assets.load())), stage.webhooks[FABRIKAM]
+    posts = [attempt_of(one, time.time()) for one in history if one.outcome in (O.ATTEMPT, O.DELIVERED)]
+    known = KnownEvent(posts, death, history)
+    assert paused in await page.next_step(replace(webhook, paused=True), known)
+    for changed in (replace(webhook, enabled=False), replace(webhook, enabled=False, paused=True)):
+        assert off in await page.next_step(changed, known)
+
+
+async def test_one_thing_to_change_and_an_incomplete_history_are_shown(browser: Browser, tmp_path: Path) -> None:
+    async with history_in(tmp_path) as history, staged(tmp_path, history=history.lookup) as stage:
+        await history.add(
+            entry_of(LUMA, "1", outcome=O.ATTEMPT, reason="http_5xx", status=500, verdict="retry_later", age_s=90),
+            entry_of(LUMA, "1", outcome=O.SKIPPED, reason="channel", status=None),
+            entry_of(LUMA, "2", outcome=O.ATTEMPT, reason="http_5xx", status=500, verdict="retry_later"),
+        )
+        async with window(browser, stage.base) as shown:
+            shown.ignored = ("404",)
+            main = shown.page.locator("main")
+            await shown.sign_in(await stage.token())
+            for event, text, tests in (("1", "Add the channel", 0), ("2", "The server failed (500)", 1)):
+                await shown.go(stage.path(LUMA, f"/deliveries/msg_{event}"))
+                await expect(main.get_by_text("What to change.")).to_have_count(1)
+                await expect(main).to_contain_text(text)
+                await expect(main.get_by_role("link", name="Send a test event")).to_have_count(tests)
+            history.lookup._problem = lambda: "the history worker is 20 minutes behind"
+            for path in ("/deliveries/msg_2", "/deliveries/msg_3"):
+                await shown.go(stage.path(LUMA, path))
+                await expect(main).to_contain_text("The history worker is 20 minutes behind.")
+            await expect(main).not_to_contain_text("never have been sent")
+            history.lookup._problem = lambda: None
+            await shown.go(stage.path(LUMA, "/deliveries/msg_3"))
+            await expect(main).to_contain_text("never have been sent")
 
 
 def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:
