@@ -90,11 +90,16 @@ class UnreadableEvent(DispatcherError):
 
 
 class StoreUnavailable(DispatcherError):
-    """The webhook store did not answer and the cache has no entry. The message may name the database."""
+    """A database did not answer, and the cache, if there is one, has no entry. The message may name the database."""
+
+    def __init__(self, message: str, store: str = "webhook database") -> None:
+        super().__init__(message)
+        self.store = store
+        """The database in words for tenants."""
 
     @property
     def for_tenants(self) -> str:
-        return "the webhook database does not answer right now"
+        return f"the {self.store} does not answer right now"
 
 
 class ValuesRefused(StoreUnavailable):

@@ -100,8 +100,12 @@ def refused_parameter(name: str, detail: str) -> ApiError:
     return ApiError(422, "invalid", "Some parameters can't be used: see errors.", (error,))
 
 
-def api_error_of(error: DispatcherError) -> ApiError:
-    """Returns the response to an error of the dispatcher, with a message that is safe to show tenants."""
+def api_error_of(error: DispatcherError, *, may_have_changed: bool) -> ApiError:
+    """Returns the response to an error of the dispatcher, with a message that is safe to show tenants.
+
+    Args:
+        may_have_changed: whether the request was one to change something.
+    """
     match error:
         case NotFound():
             return ApiError(404, "not_found", _sentence(error))
@@ -119,10 +123,8 @@ def api_error_of(error: DispatcherError) -> ApiError:
         case ConfigError(problems=problems):
             return refused_fields(problems)
         case StoreUnavailable():  # its message names the database: for the log
-            detail = (
-                "The webhook database does not answer right now. Check whether the change was made, then try again."
-            )
-            return ApiError(503, "store_unavailable", detail, headers={"Retry-After": "2"})
+            advice = "Check whether the change was made, then try again." if may_have_changed else "Try again."
+            return ApiError(503, "store_unavailable", f"{_sentence(error)} {advice}", headers={"Retry-After": "2"})
     return ApiError(503, "unavailable", _sentence(error), headers={"Retry-After": "5"})
 
 

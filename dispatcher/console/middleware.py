@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 from structlog.contextvars import bound_contextvars
 
 from dispatcher.console import measures
-from dispatcher.console.access import is_api
+from dispatcher.console.access import UNSAFE, is_api
 from dispatcher.console.api_errors import ApiError, api_error_of, api_error_of_http, problem_response
 from dispatcher.console.services import PERSON, RENDERERS, REQUEST_ID, Failure
 from dispatcher.errors import DispatcherError
@@ -24,6 +24,8 @@ from dispatcher.telemetry import metrics
 GONE: Final = 499
 """Status in log and metric of a request whose client disconnected before the response, or that shutdown cancelled."""
 
+_READS: Final = frozenset({"/search"})
+"""Paths whose POST changes nothing: it keeps what was typed out of the URL."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -82,7 +84,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ApiError as raised:
         refusal = raised
     except DispatcherError as error:
-        refusal = api_error_of(error)
+        refusal = api_error_of(error, may_have_changed=request.method in UNSAFE and request.path not in _READS)
         if refusal.status >= 500:
             log.warning("request could not be answered", why=str(error))
     except web.HTTPException as error:

@@ -66,7 +66,7 @@ class WebhookState:
 
 async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
     """Returns the state of a webhook. If the broker or the dispatchers are unavailable, their part is missing."""
-    lane, tiers, report, outcomes = await asyncio.gather(
+    lane, tiers, (report, history_problem), outcomes = await asyncio.gather(
         services.lanes.of(webhook.tenant),
         _waiting(services, webhook),
         _report(services, webhook),
@@ -78,7 +78,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
     return WebhookState(
         state=state,
         failing=None if failing is None else failing[1:],
-        reasons=tuple(_reasons(services, webhook, state, lane, tiers)),
+        reasons=tuple(_reasons(services, webhook, state, lane, tiers, history_problem)),
         outcomes=outcomes,
         last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
         tiers=tiers,
@@ -101,7 +101,7 @@ def judged_state(
     Evidence is of the past: if the dispatchers can be queried and none answers, the state is unknown.
 
     Args:
-        report: None without a history store, or if it doesn't answer.
+        report: None without a history store; `unknown` if it doesn't answer.
         is_answering: whether any dispatcher answers; None if the console knows no dispatcher to ask.
     """
     if not webhook.enabled:
@@ -141,18 +141,18 @@ async def list_states(
 ) -> list[ListedState]:
     """Returns the states of many webhooks, by one query of the history store.
 
-    Without a history store the lane of each is queried, else of one, which shows whether dispatchers answer. What the
-    database or the broker doesn't answer is unknown.
+    Without a history store, or if it doesn't answer, the lane of each is queried, else of one, which shows whether
+    dispatchers answer. What the database or the broker doesn't answer is unknown.
 
     Args:
         with_number: the count that the list is sorted by. The others are not queried, because that takes too long,
             and stay 0.
     """
-    reports: Mapping[TenantKey, StateReport] = {}
+    reports: Mapping[TenantKey, StateReport] | None = None
     if services.history is not None:
         with suppress(DispatcherError):
             reports = await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
-    asked = webhooks if services.history is None else webhooks[:1]
+    asked = webhooks if reports is None else webhooks[:1]
     found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in asked))
     lanes = dict(zip((one.tenant for one in asked), found, strict=True))
     is_answering = services.lanes.is_answering
@@ -161,9 +161,9 @@ async def list_states(
         if place % _AT_A_TURN == 0:
             await asyncio.sleep(0)
         tenant = webhook.tenant
-        report, failing = reports.get(tenant), attempts.failing(tenant)
+        report, failing = None if reports is None else reports.get(tenant), attempts.failing(tenant)
         if report is None and services.history is not None:
-            report = StateReport(tenant, FleetState.UNKNOWN, 0.0, is_current=True)
+            report = _no_report(tenant)
         state = judged_state(webhook, report, lanes.get(tenant), failing, is_answering=is_answering)
         number = await _number(services, webhook, with_number)
         times = (attempts.last_delivery(tenant), None if report is None else report.delivered_at)
@@ -186,13 +186,20 @@ def _latest(*times: float | None) -> float | None:
     return max((one for one in times if one is not None), default=None)
 
 
-async def _report(services: Services, webhook: StoredWebhook) -> StateReport | None:
+async def _report(services: Services, webhook: StoredWebhook) -> tuple[StateReport | None, str]:
+    """Returns the history's report, and why it may not be the present one; None without a history store."""
     if services.history is None:
-        return None
+        return None, ""
     try:
-        return await services.history.state(webhook.tenant)
-    except DispatcherError:
-        return None  # the readiness probe and the operator's log report the database
+        report = await services.history.state(webhook.tenant)
+    except DispatcherError as error:  # the readiness probe and the operator's log report the database
+        return _no_report(webhook.tenant), error.for_tenants
+    return report, "" if report.is_current else "the history is not up to date"
+
+
+def _no_report(tenant: TenantKey) -> StateReport:
+    """Returns the report on a tenant of which nothing is known."""
+    return StateReport(tenant, FleetState.UNKNOWN, 0.0, is_current=False)
 
 
 async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -> Sequence[TierModel] | None:
@@ -202,9 +209,11 @@ async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -
         return None  # shown as unknown; the readiness probe and the operator's log report the broker
 
 
-def _unknown_reason(services: Services) -> str:
+def _unknown_reason(services: Services, history_problem: str) -> str:
     if services.lanes.is_answering is False:
         return "Its state is unknown: no dispatcher answers. Events wait in Kafka meanwhile; none is lost."
+    if history_problem:
+        return f"Its state is unknown: {history_problem}. Events are delivered as before."
     return "Nothing was sent yet, or nothing since it was changed: its state shows with the next event."
 
 
@@ -239,13 +248,14 @@ def _reasons(
     state: State,
     lane: LaneModel | None,
     tiers: Sequence[TierModel] | None,
+    history_problem: str,
 ) -> list[str]:
     if state == "off":
         return ["It is switched off in its configuration: events that arrive are skipped, not kept."]
     if state == "paused":
         return _paused_reasons(tiers, services.settings.retry.max_age)
     if state == "unknown":
-        return [_unknown_reason(services)]
+        return [_unknown_reason(services, history_problem)]
     reasons = []
     if state == "failing":
         reasons.append("Nothing arrives: every recent request failed.")

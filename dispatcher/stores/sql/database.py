@@ -99,7 +99,9 @@ class Database:
             ConfigError: the URL can't be used. The error quotes nothing of it.
         """
         parsed = _parsed(url, setting)
-        self._maker = "dispatcher history" if setting == "history.url" else "dispatcher webhooks migrate"
+        is_history = setting == "history.url"
+        self._maker = "dispatcher history" if is_history else "dispatcher webhooks migrate"
+        self._store = "history store" if is_history else "webhook database"
         self.is_postgresql: Final = parsed.get_backend_name() == "postgresql"
         self.name: Final = _shown(parsed)
         """Type and address of the database for messages, without user and password."""
@@ -164,7 +166,7 @@ class Database:
                 is_busy = (await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
                 if is_busy:  # it reports this in its row, and the file is as it was
                     kept = "another process reads it, so replaced rows are still in the file"
-                    raise StoreUnavailable(f"{self.name}: {kept}")
+                    raise StoreUnavailable(f"{self.name}: {kept}", self._store)
                 await alone.exec_driver_sql("BEGIN IMMEDIATE")
                 if await _noted(alone) == noted:
                     await alone.exec_driver_sql("PRAGMA user_version=0")
@@ -215,12 +217,12 @@ class Database:
             yield
         except TimeoutError as error:
             why = "connecting took too long" if within_s is None else f"no answer within {within_s:g} s"
-            raise StoreUnavailable(f"{self.name}: {why}") from error
+            raise StoreUnavailable(f"{self.name}: {why}", self._store) from error
         except OverflowError as error:  # an integer that the driver can't encode
-            raise ValuesRefused(f"{self.name}: {error}") from error
+            raise ValuesRefused(f"{self.name}: {error}", self._store) from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
             kind = ValuesRefused if _is_about_values(error) else StoreUnavailable
-            raise kind(f"{self.name}: {_reason(error, self._maker, self._setting)}") from error
+            raise kind(f"{self.name}: {_reason(error, self._maker, self._setting)}", self._store) from error
 
 
 async def _noted(connection: AsyncConnection) -> int:

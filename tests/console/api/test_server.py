@@ -72,6 +72,7 @@ async def test_without_the_database_the_answer_says_so_without_naming_it(
     ):
         answer = await api(method, f"/api/v1{path}")
         assert (answer.status, answer.headers["Retry-After"], "internal" in answer.text) == (503, "2", False)
+        assert ("Check whether the change was made" in answer.text) == (method == "POST")
     ready = await console.stranger().get("/readyz")
     assert (ready.status, "internal" in ready.text) == (503, False)
 

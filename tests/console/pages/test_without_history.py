@@ -1,0 +1,74 @@
+"""Pages while the history store doesn't answer."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import HistorySettings
+from dispatcher.console.sources.history import HistoryLookup
+from dispatcher.console.webhook_state import list_states, state_of
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_search import HistorySearch
+from dispatcher.stores.sql.history_states import TenantStates
+from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.records import ListedWebhook
+from tests.console.history_store import KEY
+from tests.console.pages.sample_world import LUMA, TAILSPIN
+from tests.console.pages.stage import Stage, staged
+
+
+@pytest.fixture(scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A console whose history store is a file that is missing."""
+    directory: Path = tmp_path_factory.mktemp("away")
+    database = Database(Secret(f"sqlite+aiosqlite:///{directory / 'missing.db'}".encode()), setting="history.url")
+    lookup = HistoryLookup(
+        HistorySearch(database), HistoryStore(database, HistorySettings()), Secret(KEY), TenantStates(database)
+    )
+    async with staged(directory, history=lookup) as running:
+        yield running
+    await database.close()
+
+
+async def test_the_history_store_is_named_and_nothing_is_said_of_changes(stage: Stage) -> None:
+    async with aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        async with session.post("/sign-in", data={"token": await stage.token()}) as answer:
+            found = re.search(r'name="csrf_token" value="([^"]+)"', await answer.text())
+            assert found is not None
+
+        async def shown(method: str, path: str) -> str:
+            async with session.request(method, path, data={"q": "12345", "csrf_token": found[1]}) as answer:
+                assert answer.status == 503
+                return await answer.text()
+
+        for method, path in (
+            ("GET", "/deliveries"),
+            ("GET", "/search?q=r-1"),
+            ("POST", "/search"),
+            ("GET", stage.path(LUMA, "/deliveries")),
+            ("GET", stage.path(LUMA, "/deliveries/msg_1")),
+        ):
+            text = await shown(method, path)
+            assert "The history store does not answer right now. Try again." in text, path
+            assert "database" not in text
+            assert "the change" not in text
+
+
+async def test_a_webhook_without_events_stays_unknown(stage: Stage) -> None:
+    webhook = stage.webhooks[TAILSPIN]
+    state = await state_of(stage.services, webhook)
+    assert (state.state, state.shown[0]) == ("unknown", "Unknown")
+    assert state.reasons[0].startswith("Its state is unknown: the history store does not answer right now.")
+
+
+async def test_the_list_and_the_page_agree(stage: Stage) -> None:
+    webhooks = list(stage.webhooks.values())
+    listed = [ListedWebhook(one.id, one.tenant, one.name, one.enabled, one.paused) for one in webhooks]
+    by_list = {one.webhook.tenant: one.state for one in await list_states(stage.services, listed)}
+    by_page = await asyncio.gather(*(state_of(stage.services, one) for one in webhooks))
+    assert by_list == {one.tenant: state.state for one, state in zip(webhooks, by_page, strict=True)}
