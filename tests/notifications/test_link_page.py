@@ -58,11 +58,19 @@ async def test_a_contact_confirms_with_the_button_and_not_by_opening_the_link(
     opened = await client.get("/notifications/link", params={"token": token})
     shown = await opened.text()
     assert (opened.status, "Confirm" in shown, LUMA.org in shown) == (200, True, True)
+    assert f"Get notifications when the webhook of {LUMA.org} / {LUMA.sandbox} fails?" in shown
+    assert "You are notified" not in shown
     assert opened.headers["Referrer-Policy"] == "no-referrer"
     assert (await scene.desk.contacts(config))[0].status == "asked"
     done = await client.post("/notifications/link", data={"token": token})
     assert (done.status, "is confirmed" in await done.text()) == (200, True)
     assert (await scene.desk.contacts(config))[0].status == "confirmed"
+    assert scene.desk._composer.links is not None
+    stop = scene.desk._composer.links.token(Link(Purpose.STOP, LUMA, contact_of(CONTACT)), scene.clock.now)
+    opened = await client.get("/notifications/link", params={"token": stop})
+    shown = await opened.text()
+    assert f"Stop notifications about the webhook of {LUMA.org} / {LUMA.sandbox}?" in shown
+    assert "no longer sent" not in shown
     for bad in ("", "x.y", token[:-4], token + "<script>", "é" * 500):
         for answer in (
             await client.get("/notifications/link", params={"token": bad[:3000]}),
