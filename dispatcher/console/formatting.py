@@ -71,11 +71,12 @@ STEPS: Final = {
 
 
 _DEAD: Final = {reason: text.label for reason, text in DEAD.items()}
+_WAITING: Final = dict(WAITING)
 _FAILED: Final = {reason: text.label for reason, text in FAILED.items()}
 
 
 def failing_sentence(attempt: AttemptModel, failed: int, seen: int) -> str:
-    """Returns a sentence about the latest failures."""
+    """Returns a sentence about the `failed` of `seen` requests that failed as this attempt did."""
     if seen == 1:
         of = "the last request"
     elif failed == seen:
@@ -279,6 +280,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "state": lambda key: STATES[key],
     "step": lambda key: word(key, STEPS),
     "value_text": value_text,
+    "waits_for": lambda key: word(key, _WAITING),
     "within": within,
     "verdict": lambda key: VERDICTS.get(key, (str(key), "retry")),
 }

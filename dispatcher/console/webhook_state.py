@@ -9,9 +9,10 @@ from typing import Final, Literal, cast
 
 from dispatcher.config.units import format_duration
 from dispatcher.console.formatting import STATES, exact, failing_sentence, sentence, span
-from dispatcher.console.model import AttemptModel, LaneModel, Outcomes, State, TierModel, Window
+from dispatcher.console.model import LaneModel, Outcomes, State, TierModel, Window
 from dispatcher.console.outcomes import outcomes_of
 from dispatcher.console.services import Services
+from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.remedies import remedy_for
@@ -38,7 +39,7 @@ class WebhookState:
     dead: int
     lane: LaneModel | None
     failing: tuple[int, int] | None = None
-    """How many of how many latest requests failed the same way; None while they are delivered."""
+    """How many of how many latest requests failed; None while they are delivered."""
 
     since: float | None = None
     """When the state began; None without a history store."""
@@ -77,7 +78,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
     delivered_at = None if report is None else report.delivered_at
     return WebhookState(
         state=state,
-        failing=None if failing is None else failing[1:],
+        failing=None if failing is None else (failing.failed, failing.seen),
         reasons=tuple(_reasons(services, webhook, state, lane, tiers, history_problem)),
         outcomes=outcomes,
         last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
@@ -92,7 +93,7 @@ def judged_state(
     webhook: StoredWebhook | ListedWebhook,
     report: StateReport | None,
     lane: LaneModel | None,
-    failing: tuple[AttemptModel, int, int] | None,
+    failing: Failing | None,
     *,
     is_answering: bool | None,
 ) -> State:
@@ -114,7 +115,7 @@ def judged_state(
         return "disabled"
     if report is not None and report.state not in (FleetState.UNKNOWN, FleetState.PAUSED):
         return cast(State, report.state.value)
-    if failing is not None and failing[1] == failing[2] >= FAILING_ATTEMPTS:
+    if failing is not None and failing.failed == failing.seen >= FAILING_ATTEMPTS:
         return "failing"
     if lane is not None:
         return lane.state
@@ -233,13 +234,16 @@ def _paused_reasons(tiers: Sequence[TierModel] | None, max_age_s: float) -> list
     return [f"Paused: {more}{number:,} {waits} until it is resumed.{until}", limit]
 
 
-def _failing_reasons(webhook: StoredWebhook, attempt: AttemptModel, failed: int, seen: int) -> list[str]:
+def _failing_reasons(webhook: StoredWebhook, failing: Failing) -> list[str]:
     """Returns how the latest attempts failed, and what to change."""
+    attempt, others = failing.attempt, failing.failed - failing.alike
     try:
         remedy = remedy_for(attempt.reason, attempt.status, attempt.detail, webhook.config())
     except ConfigError:  # of another version of this program
         remedy = attempt.detail
-    return [failing_sentence(attempt, failed, seen), *([sentence(remedy)] if remedy else [])]
+    how = failing_sentence(attempt, failing.alike, failing.seen)
+    more = f" {others} other{'' if others == 1 else 's'} failed in another way." if others else ""
+    return [how + more, *([sentence(remedy)] if remedy else [])]
 
 
 def _reasons(
@@ -271,7 +275,7 @@ def _reasons(
         )
     failing = services.attempts.failing(webhook.tenant)
     if failing is not None:
-        reasons += _failing_reasons(webhook, *failing)
+        reasons += _failing_reasons(webhook, failing)
     if lane is not None and lane.breaker != "closed":
         wait = lane.breaker_retry_in_s
         reasons.append(

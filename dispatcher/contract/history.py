@@ -100,7 +100,7 @@ class HistoryEntry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False)
     reused: bool = False
     """The request went out on a kept-alive connection."""
     due_at: int | None = None
-    """Parked or held until: Unix time, milliseconds."""
+    """When a parked event is due, or a held one is too old and dies: Unix time, milliseconds."""
     count: int = 1
     """Events that the entry stands for: those of tenants without a webhook are counted per minute, not listed."""
 

@@ -19,7 +19,7 @@ def title(entry: HistoryEntry, until_text: Callable[[int], str] = utc_text) -> s
     """Returns one line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
 
     Args:
-        until_text: formats the time until which an event is parked or held, from Unix milliseconds.
+        until_text: formats the time until which an event is parked, or at which a held one expires, from Unix milliseconds.
     """
     until = "" if entry.due_at is None else f" until {until_text(entry.due_at)}"
     reason = entry.reason
@@ -33,7 +33,8 @@ def title(entry: HistoryEntry, until_text: Callable[[int], str] = utc_text) -> s
         case HistoryOutcome.PARKED:
             return f"Parked{until}: {reason_in_words(entry.outcome, reason)}"
         case HistoryOutcome.HELD:
-            return f"Held{until}: {reason_in_words(entry.outcome, reason)}"
+            expires = "" if entry.due_at is None else f"; expires on {until_text(entry.due_at)}"
+            return f"Held: {reason_in_words(entry.outcome, reason)}{expires}"
         case HistoryOutcome.DEAD:
             return f"Dead: {reason_in_words(entry.outcome, reason)}"
         case HistoryOutcome.REDRIVEN:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dispatcher.console.model import LaneModel
+from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.console.webhook_state import judged_state
 from dispatcher.contract.fleet_state import FleetState
 from dispatcher.stores.sql.history_states import StateReport
@@ -36,7 +37,7 @@ def report(state: FleetState) -> StateReport:
         ({"report": report(FleetState.ACTIVE), "is_answering": None, "lane": None}, "active"),  # none is configured
         ({"report": report(FleetState.UNKNOWN), "is_answering": None, "lane": None}, "unknown"),
         ({"is_answering": None, "lane": None}, "unknown"),
-        ({"is_answering": None, "lane": None, "failing": (ATTEMPT, 5, 5)}, "failing"),
+        ({"is_answering": None, "lane": None, "failing": Failing(ATTEMPT, 1, 5, 5)}, "failing"),
         ({"report": report(FleetState.ACTIVE), "lane": replace(LANE, suspended=True)}, "disabled"),
         ({"report": report(FleetState.DISABLED), "lane": None}, "disabled"),
         ({"report": report(FleetState.UNKNOWN), "lane": replace(LANE, state="unstable")}, "unstable"),
@@ -45,9 +46,9 @@ def report(state: FleetState) -> StateReport:
         ({"lane": replace(LANE, state="disabled")}, "disabled"),
         ({"lane": None}, "active"),  # dispatchers answer, and none has sent anything
         ({"lane": None, "is_answering": False}, "unknown"),
-        ({"failing": (ATTEMPT, 5, 5)}, "failing"),
-        ({"failing": (ATTEMPT, 4, 4)}, "active"),
-        ({"failing": (ATTEMPT, 38, 40)}, "active"),
+        ({"failing": Failing(ATTEMPT, 1, 5, 5)}, "failing"),
+        ({"failing": Failing(ATTEMPT, 1, 4, 4)}, "active"),
+        ({"failing": Failing(ATTEMPT, 1, 38, 40)}, "active"),
     ],
 )
 def test_one_state_of_all_evidence(changes: dict[str, Any], expected: str) -> None:

@@ -227,7 +227,7 @@ class EventPage:
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
             failing = self._renderer.services.attempts.failing(webhook.tenant)
-            last = None if failing is None else failing[0]
+            last = None if failing is None else failing.attempt
         if last is not None:
             attempt = last.reason, last.status, last.detail
         elif death is not None:

@@ -96,6 +96,7 @@ class OverviewPage:
             chart=chart_of(webhook_state.outcomes),
             recent=recent.items,
             skipped=skipped,
+            is_answering=self._renderer.services.lanes.is_answering,
             known_since=known_since(self._renderer.services, webhook_state.outcomes),
             problem=self._renderer.services.attempts.problem,
         )

@@ -7,8 +7,9 @@ attempts. Times are Unix seconds.
 import math
 from array import array
 from collections import deque
+from functools import lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from dispatcher.console.model import AttemptModel, BucketModel, Outcomes, Window
 
@@ -61,6 +62,19 @@ class Ring:
         self._newest = to
 
 
+class Failing(NamedTuple):
+    """How a tenant's latest attempts failed."""
+
+    attempt: AttemptModel
+    """The latest, which failed."""
+    alike: int
+    """Recent attempts that failed for its reason and with its status."""
+    failed: int
+    """Recent attempts that failed in any way."""
+    seen: int
+    """Recent attempts in all."""
+
+
 class TenantCounts:
     """Counters of one tenant."""
 
@@ -71,7 +85,7 @@ class TenantCounts:
         self._latencies = {
             window: Ring(_SLICES, length * span_s / _SLICES, _STEPS) for window, (length, span_s) in SPANS.items()
         }
-        self._recent: deque[str] = deque(maxlen=RECENT)  # why each failed, "" if it was delivered
+        self._recent: deque[tuple[str, int | None] | None] = deque(maxlen=RECENT)  # how each failed; None: delivered
         self.last_delivery: float | None = None
         self.last_failure: AttemptModel | None = None
 
@@ -84,7 +98,7 @@ class TenantCounts:
         if attempt.status is not None:
             for ring in self._latencies.values():
                 ring.add(attempt.at, _step(attempt.elapsed_ms))
-        self._recent.append("" if is_delivered else attempt.reason)
+        self._recent.append(None if is_delivered else _way(attempt.reason, attempt.status))
         if is_delivered:
             self.last_delivery = max(attempt.at, self.last_delivery or 0.0)
         else:
@@ -97,11 +111,18 @@ class TenantCounts:
         latencies = [sum(step) for step in zip(*(row for _, row in self._latencies[window].rows(now)), strict=True)]
         return Outcomes(window, SPANS[window][1], buckets, _quantile(latencies, 0.5), _quantile(latencies, 0.95))
 
-    def failing(self) -> tuple[AttemptModel, int, int] | None:
-        """Returns the latest failed attempt, how many of the recent ones failed for its reason, and their number."""
-        if self.last_failure is None or not self._recent or not self._recent[-1]:
+    def failing(self) -> Failing | None:
+        """Returns how the recent attempts failed; None if the latest was delivered, or none is known."""
+        if self.last_failure is None or not self._recent or self._recent[-1] is None:
             return None
-        return self.last_failure, self._recent.count(self.last_failure.reason), len(self._recent)
+        seen = len(self._recent)
+        return Failing(self.last_failure, self._recent.count(self._recent[-1]), seen - self._recent.count(None), seen)
+
+
+@lru_cache(maxsize=1024)
+def _way(reason: str, status: int | None) -> tuple[str, int | None]:
+    """Returns reason and status as one object, which the attempts of all tenants share."""
+    return reason, status
 
 
 def no_outcomes(window: Window, now: float) -> Outcomes:

@@ -10,7 +10,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import AttemptModel, AttemptPage, AttemptQuery, Outcomes, Window
-from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
+from dispatcher.console.sources.attempt_counts import Failing, TenantCounts, no_outcomes
 from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.history import MAX_ANSWER, MAX_DETAIL, HistoryEntry, HistoryOutcome, decode_record
 from dispatcher.contract.records import Origin, Record
@@ -116,9 +116,8 @@ class AttemptMemory:
         counts = self._counts.get(tenant)
         return None if counts is None else counts.last_delivery
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
-        """Returns the latest failed attempt, how many of the last 40 attempts failed for its reason, and how many
-        attempts there were. Returns None if the last attempt was delivered or no attempt is known."""
+    def failing(self, tenant: TenantKey) -> Failing | None:
+        """Returns how the last 40 attempts failed; None if the last one was delivered, or none is known."""
         counts = self._counts.get(tenant)
         return None if counts is None else counts.failing()
 

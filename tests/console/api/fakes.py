@@ -28,6 +28,7 @@ from dispatcher.console.model import (
     TierModel,
     Window,
 )
+from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound, TooSoon
@@ -67,7 +68,7 @@ class FakeAttempts:
     def last_delivery(self, tenant: TenantKey) -> float | None:
         return AT
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
+    def failing(self, tenant: TenantKey) -> Failing | None:
         return None
 
 

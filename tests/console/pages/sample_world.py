@@ -36,6 +36,7 @@ from dispatcher.console.model import (
     TierModel,
     Window,
 )
+from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.console.sources.test_sender import SampleSender as Tester
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
@@ -157,9 +158,9 @@ class SampleAttempts:
         ages = {LUMA: 3.0, LUMA_STAGE: 340.0, CONTOSO: 5400.0, FABRIKAM: 48.0, NORTHWIND: 47_000.0}
         return time.time() - ages[tenant] if tenant in ages else None
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
-        seen = {CONTOSO: (38, 40), NORTHWIND: (40, 40)}.get(tenant)
-        return None if seen is None else (self._facts(tenant)[0], *seen)
+    def failing(self, tenant: TenantKey) -> Failing | None:
+        failed = {CONTOSO: 38, NORTHWIND: 40}.get(tenant)
+        return None if failed is None else Failing(self._facts(tenant)[0], failed, failed, 40)
 
     @staticmethod
     def _is_wanted(fact: AttemptModel, query: AttemptQuery) -> bool:

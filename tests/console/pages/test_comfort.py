@@ -1,11 +1,15 @@
 """What the script adds, and that nothing essential needs it; what is shown only in between is accessible, too."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from playwright.async_api import Browser, Dialog, Route, expect
 
 from dispatcher.config.secrets import Secret
+from dispatcher.console.model import LaneModel, TierModel
+from dispatcher.console.sources.attempt_counts import TenantCounts
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, Window, window
@@ -233,6 +237,62 @@ async def test_a_source_that_is_away_is_shown_and_nothing_else_fails(browser: Br
             await expect(shown.page.locator("main")).to_contain_text("the broker doesn't answer")
         finally:
             stage.waiting.is_away, stage.attempts.problem = False, None
+
+
+async def test_mixed_failures_are_counted_as_failures(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, counts = CONTOSO, TenantCounts()
+    for status in (404, 404, 404, 404, 404, 503, 503, 503, 500, 500, 500, 500):
+        reason = f"http_{status // 100}xx"
+        counts.add(replace(stage.attempts._facts(tenant)[0], status=status, reason=reason, verdict="retry_later"))
+    monkeypatch.setattr(stage.attempts, "failing", lambda one: counts.failing() if one == tenant else None)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(tenant))
+        await expect(shown.page.locator("main")).to_contain_text(
+            "Your server answered 500 to 4 of the last 12 requests. 8 others failed in another way."
+        )
+        await shown.go("/")
+        await expect(shown.page.locator("tr", has_text="Contoso")).to_contain_text("12 of 12 failed")
+
+
+@pytest.mark.parametrize(
+    ("is_answering", "expected"),
+    [(False, "no dispatcher answers"), (None, "console.dispatchers"), (True, "has sent anything")],
+)
+async def test_what_is_sent_now_is_known_only_if_dispatchers_answer(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch, is_answering: bool | None, expected: str
+) -> None:
+    monkeypatch.setattr(stage.lanes, "is_answering", is_answering)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(TAILSPIN))
+        await expect(shown.page.locator("section:has(#lane-title)")).to_contain_text(expected)
+
+
+async def test_a_stopped_webhook_sends_nothing_and_says_what_waits_for_what(browser: Browser, stage: Stage) -> None:
+    tiers = [TierModel("held", 3, None, reason=reason) for reason in ("suspended", "of_a_later_version")]
+    real = stage.lanes.of
+
+    async def of(tenant: TenantKey) -> LaneModel | None:
+        lane = await real(tenant)
+        return lane if lane is None else replace(lane, breaker="closed")
+
+    async def waiting(tenant: TenantKey) -> list[TierModel]:
+        return tiers
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage.lanes, "of", of)
+        patched.setattr(stage.waiting, "of", waiting)
+        async with window(browser, stage.base) as shown:
+            main = shown.page.locator("main")
+            await shown.sign_in(await stage.token())
+            await shown.go(stage.path(NORTHWIND))
+            await expect(main).to_contain_text("Nothing is sent: sending is stopped")
+            await expect(main).not_to_contain_text("all is sent")
+            await expect(main).to_contain_text("Held: the endpoint asked for no more events")
+            await expect(main).to_contain_text("Held: of a later version")
 
 
 async def test_an_unavailable_database_is_shown_as_a_page(

@@ -7,6 +7,7 @@ from dispatcher.console import formatting
 from dispatcher.console.model import AttemptModel, BucketModel, Outcomes
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
 from dispatcher.contract import reason_texts
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditAction
@@ -34,6 +35,11 @@ def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
     assert "2 of the last 3 requests" in shown_text
     assert not shown_text.startswith("Something")
     assert formatting.answer(_fact(reason, None)) != reason
+
+
+def test_the_end_of_a_held_events_life_is_not_called_its_due_time() -> None:
+    held = HistoryEntry(0, HistoryOutcome.HELD, reason="paused", due_at=1_790_000_000_000)
+    assert formatting.describe_entry(held)[0] == "Held: the webhook is paused; expires on 21 Sep 2026, 14:13:20 UTC"
 
 
 def test_every_reason_and_action_has_a_word() -> None:

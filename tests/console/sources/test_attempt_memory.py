@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.console.model import AttemptModel, AttemptQuery
-from dispatcher.console.sources.attempt_counts import SPANS, Ring, TenantCounts
+from dispatcher.console.sources.attempt_counts import SPANS, Failing, Ring, TenantCounts
 from dispatcher.console.sources.attempts import AttemptMemory, read_attempts
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -129,10 +129,16 @@ def test_attempts_are_found_by_event_and_by_outcome() -> None:
 def test_the_recent_trouble_is_the_latest_failure_with_its_count() -> None:
     failed = attempt("retry_later", status=401, reason="http_4xx")
     attempts = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
-    assert attempts.failing(LUMA) == (failed, 39, 40)
+    assert attempts.failing(LUMA) == Failing(failed, alike=39, failed=40, seen=40)
     assert attempts.last_delivery(LUMA) == NOW - 9
     attempts.add(attempt())
     assert attempts.failing(LUMA) is None
+
+
+def test_failures_are_alike_if_reason_and_status_are() -> None:
+    unavailable, broken = (attempt("retry_soon", status=one, reason="http_5xx") for one in (503, 500))
+    attempts = memory(attempt(at=NOW - 9), *[unavailable] * 3, *[broken] * 8)
+    assert attempts.failing(LUMA) == Failing(broken, alike=8, failed=11, seen=12)
 
 
 def test_twenty_thousand_attempts_cost_no_more_than_is_allowed() -> None:

@@ -81,9 +81,10 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
         assert attempts.problem is None
         assert attempts.last_delivery(GOOD) is not None
         assert attempts.failing(GOOD) is None
-        last, alike, of = attempts.failing(BAD) or (None, 0, 0)
-        assert last is not None
-        assert (last.reason, last.status, alike, of) == ("http_5xx", 501, COUNT, COUNT)
+        failing = attempts.failing(BAD)
+        assert failing is not None
+        assert (failing.attempt.reason, failing.attempt.status) == ("http_5xx", 501)
+        assert failing[1:] == (COUNT, COUNT, COUNT)
         await _is_found_again(attempts, settings)
 
         async with RunningLanes(ConsoleSettings(dispatchers=(f"http://127.0.0.1:{dispatcher.ops_port}",))) as lanes:
