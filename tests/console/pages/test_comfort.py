@@ -239,6 +239,36 @@ async def test_a_source_that_is_away_is_shown_and_nothing_else_fails(browser: Br
             stage.waiting.is_away, stage.attempts.problem = False, None
 
 
+async def test_a_refresh_takes_nothing_away(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await page.clock.install()
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA))
+
+        async def refreshed() -> bool:
+            await page.evaluate("document.getElementById('overview').dataset.old = 'yes'")
+            async with page.expect_response(lambda one: one.request.headers.get("hx-request") == "true") as answer:
+                await page.clock.run_for(16_000)
+            await (await answer.value).finished()
+            await page.clock.run_for(1_000)
+            return await page.locator("#overview[data-old]").count() == 0
+
+        summary = page.get_by_text("As a table")
+        await summary.click()
+        assert await refreshed()
+        await expect(page.locator("details.as-table")).to_have_attribute("open", "")
+        await expect(summary).to_be_focused()
+        await page.get_by_role("link", name="All deliveries").focus()
+        assert await refreshed()
+        await expect(page.get_by_role("link", name="All deliveries")).to_be_focused()
+        await page.evaluate("getSelection().selectAllChildren(document.getElementById('lane-title'))")
+        assert not await refreshed()
+        assert await page.evaluate("getSelection().toString()") == "Sending now"
+        await page.evaluate("getSelection().removeAllRanges()")
+        assert await refreshed()
+
+
 async def test_mixed_failures_are_counted_as_failures(
     browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

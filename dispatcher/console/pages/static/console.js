@@ -171,5 +171,17 @@
       else location.reload();
     }
   });
-  document.addEventListener("htmx:afterSwap", tick);
+
+  /* A part of the page that is loaded again keeps what was opened in it, and waits while text in it is selected.
+     htmx keeps the focus of elements that have an id. */
+  let opened = [];
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const old = event.detail.target, selection = getSelection();
+    opened = [...old.querySelectorAll("details[open][id]")].map((one) => one.id);
+    if (!selection.isCollapsed && selection.containsNode(old, true)) event.detail.shouldSwap = false;
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
+    tick();
+  });
 })();
