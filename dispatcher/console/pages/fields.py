@@ -69,6 +69,8 @@ class HeaderRow:
 
     It is kept unless a new value is typed.
     """
+    sealed: str = ""
+    """The typed value, sealed, if the name suggests a secret: the form returns this instead of the value."""
 
 
 @dataclass(slots=True)
@@ -100,7 +102,8 @@ def rows_of(posted: Posted) -> Iterator[HeaderRow]:
     numbers = sorted({int(key.split(".")[1]) for key in posted if _HEADER_FIELD.fullmatch(key)})
     for number in numbers[: MAX_HEADERS + 5]:
         name, value = (text_of(posted, f"headers.{number}.{part}") for part in ("name", "value"))
-        yield HeaderRow(name, value, is_stored=text_of(posted, f"headers.{number}.stored") == "on")
+        is_stored = text_of(posted, f"headers.{number}.stored") == "on"
+        yield HeaderRow(name, value, is_stored, text_of(posted, f"headers.{number}.sealed", strip=False))
 
 
 def shown(key: str, value: JsonValue) -> str:

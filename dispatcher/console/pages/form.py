@@ -136,7 +136,19 @@ class WebhookForm:
         for one in form.signing:
             one.is_removed = text_of(posted, f"signing.remove.{one.stored}") == "on"
         form.headers = list(rows_of(posted)) or [HeaderRow()]
+        form._seal_headers(sealer, person)
         return form
+
+    def _seal_headers(self, sealer: SecretSealer, person: str) -> None:
+        """Opens the sealed values of header parameters, and seals the values whose names suggest a secret."""
+        for number, row in enumerate(self.headers):
+            place = f"headers.{row.name.lower()}"
+            if not row.value and row.sealed:
+                opened = sealer.open(row.sealed, person=person, place=place)
+                row.value = opened or ""
+                if opened is None:
+                    self.add_error(f"headers.{number}.value", "What was typed here has expired: enter it again.")
+            row.sealed = sealer.seal(row.value, person=person, place=place) if _is_secret(row) else ""
 
     def set_stored(self, document: Mapping[str, JsonValue]) -> None:
         """Sets the fingerprints of the stored secrets."""
@@ -351,3 +363,7 @@ def with_placeholders(draft: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         if isinstance(part, dict) and part.get("grant") != "jwt-bearer":
             part.setdefault("client_secret" if "grant" in part else "key", placeholder)
     return filled
+
+
+def _is_secret(row: HeaderRow) -> bool:
+    return bool(row.value) and speaks_of_a_secret(row.name)

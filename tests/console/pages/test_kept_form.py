@@ -17,6 +17,7 @@ from dispatcher.console.pages.sealing import LIFE_S, KeptForm, SecretSealer
 from dispatcher.console.server import ConsoleServer
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.erasing import erase_what_is_over
+from dispatcher.stores.sql.records import WebhookQuery
 from tests.console.api.issuer import SmallIssuer, settings_for
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, add_webhook, settings_of, staged
@@ -183,6 +184,29 @@ async def test_a_choice_in_the_top_bar_leads_back_to_a_page(stage: Stage) -> Non
             status, page = await fetch(session, stage.path(LUMA, "/signing-secrets"), form)
             assert status in (200, 412)  # the same form again
             assert value_in(page, "back") == back
+
+
+async def test_a_typed_header_that_is_a_secret_comes_back_sealed(stage: Stage) -> None:
+    token, secret = await stage.token(), "typed-into-a-header"
+    async with browser(stage, token) as session:
+        form = await typed_in(session, "/webhooks/new") | {"timeout": "wrong", "sandbox": "with-header"}
+        form |= {
+            "headers.0.name": "X-Api-Key",
+            "headers.0.value": secret,
+            "headers.1.name": "X-A",
+            "headers.1.value": "plain",
+        }
+        status, page = await fetch(session, "/webhooks/new", form)
+        assert (status, secret in page, 'value="plain"' in page) == (422, False, True)
+        assert "received, not saved yet" in page
+        form |= {"headers.0.value": "", "headers.0.sealed": value_in(page, "headers.0.sealed")}
+        _, page = await fetch(session, "/webhooks/new", form | {"headers.0.name": "X-Token"})
+        assert "What was typed here has expired" in page
+        status, page = await fetch(session, "/webhooks/new", form | {"timeout": "7s"})
+        assert status == 200, page
+    (stored,) = (await stage.services.webhooks.search(WebhookQuery(sandbox="with-header"), orgs=None)).items
+    config = await stage.services.webhooks.for_delivery(stored.id, orgs=None)
+    assert config.headers == {"X-Api-Key": secret, "X-A": "plain"}
 
 
 async def test_a_large_form_is_kept_too(stage: Stage) -> None:
