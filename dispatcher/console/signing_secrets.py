@@ -62,6 +62,19 @@ async def signing_secrets_of(services: Services, person: Person, webhook: Stored
     ]
 
 
+async def ed25519_keys_of(services: Services, person: Person, webhook: StoredWebhook) -> list[str]:
+    """Returns the public keys `whpk_…` of a webhook whose secrets are all Ed25519 keys; otherwise nothing.
+
+    Nothing, too, if the webhook can't be used because a secret can't be decrypted.
+    """
+    try:
+        config = await services.webhooks.for_delivery(webhook.id, orgs=person.orgs)
+    except ConfigError:  # the webhook's state and log report it
+        return []
+    keys = [] if config.signing is None else [public_key_of(one) for one in config.signing.secrets]
+    return [] if None in keys else [one for one in keys if one is not None]
+
+
 async def generate_signing_secret(
     services: Services,
     person: Person,

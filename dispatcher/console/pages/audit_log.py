@@ -1,5 +1,6 @@
 """Pages of the audit log, of one webhook or of all."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import web
@@ -35,7 +36,14 @@ class AuditPages:
         orgs = scope.orgs(person)
         entries, older = await self._search(request, orgs, webhook_id=None, sandbox=scope.sandbox)
         return await self._renderer.page(
-            request, "audit.html", at="audit", entries=entries, older=older, action=_action(request), webhook=None
+            request,
+            "audit.html",
+            at="audit",
+            entries=entries,
+            linked=await self._existing(entries, person.orgs),
+            older=older,
+            action=_action(request),
+            webhook=None,
         )
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
@@ -53,6 +61,11 @@ class AuditPages:
             older=older,
             action=_action(request),
         )
+
+    async def _existing(self, entries: Iterable[AuditEntry], orgs: Orgs) -> set[str]:
+        """Returns the ids of the entries' webhooks that are not deleted."""
+        ids = list({one.webhook_id for one in entries if one.webhook_id is not None})
+        return {one.id for one in await self._renderer.services.webhooks.get_all(ids, orgs=orgs)}
 
     async def _search(
         self, request: web.Request, orgs: Orgs, *, webhook_id: str | None, sandbox: str | None

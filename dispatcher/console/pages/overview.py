@@ -26,6 +26,7 @@ from dispatcher.console.signing_keys import (
 from dispatcher.console.signing_secrets import (
     GeneratedSecret,
     Kind,
+    ed25519_keys_of,
     end_signing_secret,
     generate_signing_secret,
     signing_secrets_of,
@@ -174,6 +175,7 @@ class OverviewPage:
         self, request: web.Request, made: GeneratedSecret | None = None, problem: str = "", status: int = 422
     ) -> web.StreamResponse:
         webhook, person = await self._renderer.webhook(request), person_of(request)
+        public_keys = await ed25519_keys_of(self._renderer.services, person, webhook)
         return await self._renderer.page(
             request,
             "configuration.html",
@@ -191,7 +193,8 @@ class OverviewPage:
             keys=await signing_keys_of(self._renderer.services, person, webhook),
             starts=tuple(STARTS),
             jwks=keys_path(webhook.tenant),
-            snippets=snippets_for(webhook, self._renderer.services.settings),
+            public_keys=public_keys,
+            snippets=snippets_for(webhook, self._renderer.services.settings, has_hmac=not public_keys),
         )
 
     async def reactivate(self, request: web.Request) -> web.StreamResponse:

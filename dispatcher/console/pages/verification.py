@@ -75,13 +75,17 @@ def expected_token(config: WebhookConfig, settings: Settings) -> ExpectedToken |
     )
 
 
-def snippets_for(webhook: StoredWebhook, settings: Settings) -> list[Snippet]:
-    """Returns the code for each language; nothing if the webhook has neither a signing secret nor signed tokens."""
+def snippets_for(webhook: StoredWebhook, settings: Settings, *, has_hmac: bool = True) -> list[Snippet]:
+    """Returns the code for each language; nothing if it would verify neither a signature nor a token.
+
+    Args:
+        has_hmac: whether the webhook's signing secrets, if it has any, include one for HMAC, which the code verifies.
+    """
     try:
         config = webhook.config()
     except ConfigError:  # of another version of this program
         return []
-    token, signed = expected_token(config, settings), config.signing is not None
+    token, signed = expected_token(config, settings), config.signing is not None and has_hmac
     if token is None and not signed:
         return []
     return [

@@ -53,6 +53,32 @@ async def test_loading_a_new_secret_s_page_again_generates_no_other(
         await expect(page.locator("#made-secret")).to_be_visible()
 
 
+async def test_a_webhook_that_signs_with_ed25519_only_gets_no_code_for_hmac(browser: Browser, stage: Stage) -> None:
+    webhook = await add_webhook(stage, "ed25519")
+    async with window(browser, stage.base) as shown:
+        page, verify = shown.page, shown.page.locator("section:has(#verify-title)")
+        await shown.sign_in(await stage.token())
+        await shown.go(f"/webhooks/{webhook.id}/configuration")
+        await page.get_by_role("button", name="Generate an Ed25519 key").click()
+        public = await page.locator("#made-public").inner_text()
+        await expect(verify).to_contain_text(public)
+        await expect(verify).not_to_contain_text("WEBHOOK_SECRET")
+        assert await shown.violations() == []
+        await page.get_by_role("button", name="Generate a signing secret").click()
+        await expect(verify).to_contain_text("WEBHOOK_SECRET")
+
+
+async def test_the_audit_links_to_no_deleted_webhook(browser: Browser, stage: Stage) -> None:
+    gone, kept = await add_webhook(stage, "audit-gone"), await add_webhook(stage, "audit-kept")
+    await stage.services.webhooks.delete(gone.id, expected_version=1, by="test", orgs=None)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/audit")
+        await expect(shown.page.locator("main")).to_contain_text("F0C4@AdobeOrg / audit-gone")
+        await expect(shown.page.locator(f"a[href='/webhooks/{kept.id}']")).to_have_count(1)
+        await expect(shown.page.locator(f"a[href='/webhooks/{gone.id}']")).to_have_count(0)
+
+
 async def test_the_older_secrets_are_listed_with_their_end_and_can_end_at_once(browser: Browser, stage: Stage) -> None:
     webhook = await add_rotated_webhook(stage, "prod")
     async with window(browser, stage.base, size=PHONE) as shown:
