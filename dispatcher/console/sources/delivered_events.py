@@ -23,6 +23,8 @@ from dispatcher.stores.sql.history_search import HistoryQuery
 
 MOST_EVENTS: Final = 10_000
 """Delivered events of one job."""
+CHECK_S: Final = 5.0
+"""Seconds in which the broker has to say what it still has: a person waits for the page."""
 _PAGE: Final = 200
 _DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
 
@@ -44,7 +46,7 @@ class DeliveredEvents:
         if not origins:
             return ResendCheck(0, 0, is_cut)
         try:
-            async with asyncio.timeout(ANSWER_S), open_topics(self._settings.kafka, _topics(origins)) as reader:
+            async with asyncio.timeout(CHECK_S), open_topics(self._settings.kafka, _topics(origins)) as reader:
                 kept, gone = available_places(origins, reader.ranges)
         except NotFound:  # the topic of events has another name now
             return ResendCheck(0, len(origins), is_cut)
