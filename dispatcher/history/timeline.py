@@ -19,7 +19,8 @@ def title(entry: HistoryEntry, until_text: Callable[[int], str] = utc_text) -> s
     """Returns one line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
 
     Args:
-        until_text: formats the time until which an event is parked, or at which a held one expires, from Unix milliseconds.
+        until_text: formats the time until which an event is parked, or at which a held one expires; it is given in Unix
+            milliseconds.
     """
     until = "" if entry.due_at is None else f" until {until_text(entry.due_at)}"
     reason = entry.reason

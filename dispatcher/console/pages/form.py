@@ -136,10 +136,10 @@ class WebhookForm:
         for one in form.signing:
             one.is_removed = text_of(posted, f"signing.remove.{one.stored}") == "on"
         form.headers = list(rows_of(posted)) or [HeaderRow()]
-        form._seal_headers(sealer, person)
+        form.seal_headers(sealer, person)
         return form
 
-    def _seal_headers(self, sealer: SecretSealer, person: str) -> None:
+    def seal_headers(self, sealer: SecretSealer, person: str) -> None:
         """Opens the sealed values of header parameters, and seals the values whose names suggest a secret."""
         for number, row in enumerate(self.headers):
             place = f"headers.{row.name.lower()}"
