@@ -87,6 +87,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/{webhook_id}/notifications/ask"): lambda id_, name: Ask(
         f"/webhooks/{id_}/notifications/ask", {"contact": "0"}, True
     ),
+    ("GET", "/webhooks"): lambda _, name: Ask(f"/webhooks?org={LUMA_ORG}&sandbox={name}", elsewhere=303),
     ("GET", "/webhooks/new"): lambda _, name: Ask("/webhooks/new", admins_only=True, elsewhere=200),
     ("POST", "/webhooks/new"): lambda _, name: Ask(
         "/webhooks/new", draft(f"{name}-new") | {"action": "save"}, True, 422
@@ -108,13 +109,13 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ),
     ("POST", "/webhooks/{webhook_id}/reactivate"): lambda id_, name: Ask(f"/webhooks/{id_}/reactivate", {}, True),
     ("POST", "/webhooks/{webhook_id}/signing-secrets"): lambda id_, name: Ask(
-        f"/webhooks/{id_}/signing-secrets", {"kind": "hmac"}, True
+        f"/webhooks/{id_}/signing-secrets", {"kind": "hmac", "version": "1"}, True
     ),
     ("POST", "/webhooks/{webhook_id}/signing-secrets/end"): lambda id_, name: Ask(
         f"/webhooks/{id_}/signing-secrets/end", {"fingerprint": OLD_SECRET}, True
     ),
     ("POST", "/webhooks/{webhook_id}/signing-keys"): lambda id_, name: Ask(
-        f"/webhooks/{id_}/signing-keys", {"starts": "now"}, True
+        f"/webhooks/{id_}/signing-keys", {"starts": "now", "version": "1"}, True
     ),
     ("POST", "/webhooks/{webhook_id}/signing-keys/start"): lambda id_, name: Ask(
         f"/webhooks/{id_}/signing-keys/start", {"fingerprint": NEXT_KEY}, True
