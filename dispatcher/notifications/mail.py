@@ -1,11 +1,13 @@
 """Sends e-mails: STARTTLS or TLS with a verified certificate, authentication, and a deadline on everything."""
 
 import asyncio
+import re
 import ssl
 from email.message import EmailMessage
 from typing import Final
 
 import aiosmtplib
+import structlog
 
 from dispatcher.config.notification_settings import SmtpSettings
 from dispatcher.config.secrets import reread
@@ -13,6 +15,17 @@ from dispatcher.contract.redaction import in_text
 from dispatcher.transport.tls import operator_context
 
 CLOSE_WITHIN_S: Final = 3.0
+"""Time for the end of a session, after the message was accepted."""
+
+_ENHANCED: Final = re.compile(r"#?(\d\.\d{1,3}\.\d{1,3})(?![\d.])", re.ASCII)
+"""The status code of RFC 3463 that follows the code of most answers."""
+_NO_SUCH_RECIPIENT: Final = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
+"""Those that concern the recipient's address itself: 5.1.7 and 5.1.8 concern the sender's."""
+_NO_SUCH_MAILBOX: Final = frozenset({550, 551, 553})
+_ABOUT_US: Final = re.compile(r"relay|authenti|sender|polic|block|listed|spam", re.IGNORECASE)
+"""Words of servers that give no status code and refuse the client, whoever the recipient is."""
+
+log = structlog.get_logger(__name__)
 
 
 class NotSent(Exception):
@@ -37,29 +50,42 @@ class MailSender:
             NotSent: the server can't be reached or didn't take it within `smtp.timeout`.
         """
         settings = self._settings
+        client: aiosmtplib.SMTP | None = None
         try:
             async with asyncio.timeout(settings.timeout):
-                await self._send(mail)
+                context, password = await asyncio.to_thread(self._credentials)
+                client = self._client(context)
+                await self._transmit(client, password, mail)
+            await _quit(client)
         except TimeoutError:
             raise NotSent(f"{self._where}: no answer within {settings.timeout:g} s", is_final=False) from None
         except aiosmtplib.SMTPRecipientsRefused as error:
-            code = error.recipients[0].code if error.recipients else 0
-            raise NotSent(f"{self._where} refuses the recipient ({code})", is_final=500 <= code < 600) from None
+            raise self._refusal(error) from None
         except aiosmtplib.SMTPAuthenticationError as error:
             raise NotSent(f"{self._where} refuses username or password ({error.code})", is_final=False) from None
         except aiosmtplib.SMTPResponseException as error:
             raise NotSent(f"{self._where} answers {error.code} {_shown(error.message)}", is_final=False) from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise NotSent(f"{self._where}: {_shown(str(error))}", is_final=False) from None
+        finally:
+            if client is not None:
+                client.close()
 
     @property
     def _where(self) -> str:
         return f"mail server {self._settings.host}:{self._settings.port_in_use}"
 
-    async def _send(self, mail: EmailMessage) -> None:
+    def _refusal(self, error: aiosmtplib.SMTPRecipientsRefused) -> NotSent:
+        """Returns what the answer to RCPT means: most servers refuse there whatever they don't like, us included."""
+        code, text = next(((one.code, one.message) for one in error.recipients), (0, ""))
+        answer = f"{code} {_shown(text)}"
+        if _is_unknown_recipient(code, text):
+            return NotSent(f"{self._where} refuses the recipient: {answer}", is_final=True)
+        return NotSent(f"{self._where} answers {answer}", is_final=False)
+
+    def _client(self, context: ssl.SSLContext | None) -> aiosmtplib.SMTP:
         settings = self._settings
-        context, password = await asyncio.to_thread(self._credentials)
-        client = aiosmtplib.SMTP(
+        return aiosmtplib.SMTP(
             hostname=settings.host,
             port=settings.port_in_use,
             use_tls=settings.security == "tls",
@@ -67,14 +93,12 @@ class MailSender:
             tls_context=context,
             timeout=settings.timeout,
         )
-        try:
-            await client.connect()
-            if settings.username is not None and password is not None:
-                await client.login(settings.username, password)
-            await client.send_message(mail)
-            await _quit(client)
-        finally:
-            client.close()
+
+    async def _transmit(self, client: aiosmtplib.SMTP, password: str | None, mail: EmailMessage) -> None:
+        await client.connect()
+        if self._settings.username is not None and password is not None:
+            await client.login(self._settings.username, password)
+        await client.send_message(mail)
 
     def _credentials(self) -> tuple[ssl.SSLContext | None, str | None]:
         """Reads CA and password again, so that both can rotate."""
@@ -88,8 +112,15 @@ async def _quit(client: aiosmtplib.SMTP) -> None:
     try:
         async with asyncio.timeout(CLOSE_WITHIN_S):
             await client.quit()
-    except (aiosmtplib.SMTPException, OSError, TimeoutError):
-        return
+    except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+        log.debug("a mail server did not end the session properly", problem=_shown(repr(error)))
+
+
+def _is_unknown_recipient(code: int, text: str) -> bool:
+    """Returns True if another try would end the same way: there is no such address."""
+    if enhanced := _ENHANCED.match(text):
+        return enhanced[1] in _NO_SUCH_RECIPIENT
+    return code in _NO_SUCH_MAILBOX and not _ABOUT_US.search(text)
 
 
 def _shown(text: str) -> str:

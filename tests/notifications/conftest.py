@@ -7,7 +7,15 @@ import pytest
 
 from dispatcher.config.secrets import Secret
 from dispatcher.stores.sql.database import Database
-from tests.notifications.receivers import Certificates, certificates
+from tests.notifications.receivers import (
+    Certificates,
+    Endpoint,
+    MailServer,
+    certificates,
+    https_endpoint,
+    mail_server,
+)
+from tests.notifications.scene import Scene, open_scene, settings_for
 from tests.stores_sql.conftest import empty_url, postgres
 
 __all__ = ["empty_url", "postgres"]
@@ -23,3 +31,23 @@ async def history(empty_url: Secret, tmp_path: Path) -> AsyncIterator[Database]:
     opened = Database(empty_url, create=True, setting="history.url")
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def mail(issued: Certificates) -> AsyncIterator[MailServer]:
+    async with mail_server(issued.server, implicit=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def endpoint(issued: Certificates) -> AsyncIterator[Endpoint]:
+    async with https_endpoint(issued.server) as server:
+        yield server
+
+
+@pytest.fixture
+async def scene(
+    tmp_path: Path, issued: Certificates, mail: MailServer, endpoint: Endpoint, history: Database
+) -> AsyncIterator[Scene]:
+    async with open_scene(settings_for(tmp_path, issued, mail, endpoint), history) as opened:
+        yield opened

@@ -78,9 +78,11 @@ class MailServer:
 
 
 @asynccontextmanager
-async def mail_server(context: ssl.SSLContext, *, implicit: bool) -> AsyncIterator[MailServer]:
+async def mail_server(
+    context: ssl.SSLContext, *, implicit: bool, handler: MailServer | None = None
+) -> AsyncIterator[MailServer]:
     """A mail server on the loopback that requires TLS and a login."""
-    handler = MailServer()
+    handler = handler or MailServer()
 
     def protocol() -> SMTP:
         with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
@@ -50,26 +50,6 @@ DAY_S = 86_400
 ATTEMPT, DELIVERED, DEAD, HELD = (
     HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD,
 )  # fmt: skip
-
-
-@pytest.fixture
-async def mail(issued: Certificates) -> AsyncIterator[MailServer]:
-    async with mail_server(issued.server, implicit=False) as server:
-        yield server
-
-
-@pytest.fixture
-async def endpoint(issued: Certificates) -> AsyncIterator[Endpoint]:
-    async with https_endpoint(issued.server) as server:
-        yield server
-
-
-@pytest.fixture
-async def scene(
-    tmp_path: Path, issued: Certificates, mail: MailServer, endpoint: Endpoint, history: Database
-) -> AsyncIterator[Scene]:
-    async with open_scene(settings_for(tmp_path, issued, mail, endpoint), history) as opened:
-        yield opened
 
 
 def body(mail: EmailMessage, kind: str = "plain") -> str:

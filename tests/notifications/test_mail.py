@@ -1,0 +1,109 @@
+"""What mail servers do to one e-mail: they refuse us or the recipient, and hang when everything is done."""
+
+import asyncio
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP
+
+from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.stores.sql.database import Database
+from tests.notifications.receivers import Certificates, MailServer, mail_server
+from tests.notifications.scene import CONTACT, LUMA, open_scene, settings_for, webhook_of
+
+
+def sender_to(directory: Path, issued: Certificates, server: MailServer, **smtp: object) -> MailSender:
+    settings = settings_for(directory, issued, server, None, smtp=smtp)
+    assert settings.notifications.smtp is not None
+    return MailSender(settings.notifications.smtp)
+
+
+def a_mail() -> EmailMessage:
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "a@b.example", CONTACT, "x"
+    mail.set_content("x")
+    return mail
+
+
+async def test_an_accepted_mail_is_sent_however_the_session_ends(
+    tmp_path: Path, issued: Certificates, monkeypatch: pytest.MonkeyPatch, history: Database
+) -> None:
+    """If the server doesn't answer QUIT, refuses it, or is slow throughout."""
+    held, endings = asyncio.Event(), ["hangs", "refuses", "closes"]
+
+    async def quit_badly(self: SMTP, _: str | None) -> None:
+        ending = endings.pop(0)
+        if ending == "hangs":
+            await held.wait()
+        elif ending == "refuses":
+            await self.push("421 busy")
+        assert self.transport is not None
+        self.transport.close()
+
+    monkeypatch.setattr(SMTP, "smtp_QUIT", quit_badly)
+    async with mail_server(issued.server, implicit=False) as server:
+        settings = settings_for(tmp_path, issued, server, None, smtp={"timeout": "2s"})
+        async with open_scene(settings, history) as scene:
+            scene.webhooks = [webhook_of(LUMA, CONTACT, "second@luma.example", "third@luma.example")]
+            await scene.work()
+            await scene.work(3700)
+            held.set()
+            assert {one.status for one in await scene.desk.recent(orgs=None)} == {"sent"}
+            assert len(server.received) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "554 5.7.1 <ops@luma.example>: Relay access denied",
+        "530 5.7.0 Authentication required",
+        "550 5.7.1 Sender blocked by policy",
+        "550 5.1.8 <dispatcher@operator.example>: Sender address rejected: Domain not found",
+        "553 5.1.7 The sender's address is malformed",
+        "550 #5.7.1 Your access is denied",
+        "550 relay not permitted",
+        "550 Authentication is required for relaying",
+        "552 5.2.2 Mailbox full",
+        "554 Transaction failed",
+        "450 4.7.1 Greylisted",
+    ],
+)
+async def test_a_server_that_refuses_us_is_tried_again(tmp_path: Path, issued: Certificates, answer: str) -> None:
+    refused = await refusal(tmp_path, issued, answer)
+    assert not refused.is_final
+    code, _, words = answer.partition(" ")
+    assert f"answers {code}" in str(refused)
+    assert words.split()[-1] in str(refused)
+    assert "ops@" not in str(refused)
+    assert "refuses the recipient" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "550 5.1.1 <ops@luma.example>: Recipient address rejected: User unknown",
+        "550 5.1.2 Domain not found",
+        "553 5.1.3 Bad address syntax",
+        "556 5.1.10 The domain accepts no mail",
+        "550 no such mailbox",
+        "551 User not local",
+        "553 Mailbox name not allowed",
+    ],
+)
+async def test_a_recipient_who_does_not_exist_is_given_up(tmp_path: Path, issued: Certificates, answer: str) -> None:
+    refused = await refusal(tmp_path, issued, answer)
+    assert refused.is_final
+    assert f"refuses the recipient: {answer[:3]}" in str(refused)
+
+
+async def refusal(directory: Path, issued: Certificates, answer: str) -> NotSent:
+    class Refusing(MailServer):
+        async def handle_RCPT(self, *_: Any) -> str:
+            return answer
+
+    async with mail_server(issued.server, implicit=False, handler=Refusing()) as server:
+        with pytest.raises(NotSent) as refused:
+            await sender_to(directory, issued, server).send(a_mail())
+    return refused.value
