@@ -12,6 +12,7 @@ import structlog
 from dispatcher.config.notification_settings import SmtpSettings
 from dispatcher.config.secrets import reread
 from dispatcher.contract.redaction import in_text
+from dispatcher.notifications.content import clean
 from dispatcher.transport.tls import operator_context
 
 CLOSE_WITHIN_S: Final = 3.0
@@ -125,4 +126,4 @@ def _is_unknown_recipient(code: int, text: str) -> bool:
 
 def _shown(text: str) -> str:
     """Returns what a server said, on one line, with addresses masked."""
-    return in_text(" ".join(text.split())[:200])
+    return in_text(clean(text, 200))

@@ -15,7 +15,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import ConfigError, DispatcherError, Problem
+from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
 from dispatcher.notifications.composing import EXPIRY_OF_OPERATOR, Composer, World, decide, planned
 from dispatcher.notifications.confirmation import LinkSigner
 from dispatcher.notifications.content import as_events, decode
@@ -28,9 +28,10 @@ from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
-from dispatcher.stores.sql.notification_store import OPERATOR, Channel, Message, NotificationStore
+from dispatcher.stores.sql.notification_store import OPERATOR, Channel, Message, MessageStatus, NotificationStore
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.stores.sql.repeating import keep_trying
+from dispatcher.tasks import Backoff, end
 from dispatcher.telemetry import metrics
 from dispatcher.transport import open_transport
 
@@ -42,6 +43,13 @@ CHANNELS: Final[tuple[Channel, ...]] = ("email", "webhook")
 AGAIN_S: Final = (30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Waits before another try of a message; the last one repeats."""
 GIVE_UP_S: Final = 86_400.0
+GRACE_S: Final = 5.0
+"""Time that messages which are being sent have to be accepted when the worker is stopped."""
+NOTE_FIRST_S: Final = 0.5
+"""Wait before it is noted again how sending a message ended, if the database is away. It doubles each time."""
+NOTE_LONGEST_S: Final = 5.0
+NOTE_WITHIN_S: Final = 3600.0
+"""Time after which that is given up: then the message is sent once more."""
 EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
 UNNAMED_S: Final = 86_400.0
@@ -105,7 +113,7 @@ class Notifier:
         await self._stack.aclose()
 
     async def run(self) -> NoReturn:
-        """Plans and sends until cancelled. A message that is being sent then is sent again after the next start."""
+        """Plans and sends until cancelled. What is being sent then, and not accepted soon, is sent again later."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_repeat(self.plan_once, PLAN_EVERY_S), name="notification planning")
             for channel in CHANNELS:  # a mail server that hangs must not hold up the other channel
@@ -162,9 +170,22 @@ class Notifier:
         sent = 0
         for channel in channels:
             while claimed := await self._store.claim(AT_ONCE, channel):
-                await asyncio.gather(*map(self._send, claimed))
+                await self._send_all(claimed)
                 sent += len(claimed)
         return sent
+
+    async def _send_all(self, messages: Sequence[Message]) -> None:
+        """Sends messages at once. Waits for each of them, also if another one has a bug or the worker is stopped."""
+        sending = [asyncio.create_task(self._send(message), name="notification") for message in messages]
+        try:
+            await asyncio.wait(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait(sending, timeout=GRACE_S)
+            raise
+        finally:
+            await end(*sending)
+        for one in sending:
+            one.result()
 
     async def _send(self, message: Message) -> None:
         try:
@@ -175,7 +196,7 @@ class Notifier:
             await self._note_failure(message, NotSent(f"can't be rendered: {type(error).__name__}", is_final=True))
         else:
             self._count_try(message, "sent")
-            await self._store.finish(message, "sent")
+            await self._finish(message, "sent")
             log.info("notification sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant))
             await self._record(message)
 
@@ -200,10 +221,31 @@ class Notifier:
             problem=str(error), is_given_up=is_over,
         )  # fmt: skip
         if is_over:
-            await self._store.finish(message, "failed", str(error))
+            await self._finish(message, "failed", str(error))
         else:
             wait_s = AGAIN_S[min(message.tries, len(AGAIN_S) - 1)]
-            await self._store.finish(message, "waiting", str(error), wait_s)
+            await self._finish(message, "waiting", str(error), wait_s)
+
+    async def _finish(
+        self, message: Message, status: MessageStatus, problem: str = "", again_in_s: float | None = None
+    ) -> None:
+        """Notes how sending a message ended, again and again while the database is away: else it would be sent twice.
+
+        Raises:
+            StoreUnavailable: the database was away for an hour.
+        """
+        backoff, give_up_at = Backoff(NOTE_FIRST_S, NOTE_LONGEST_S), time.monotonic() + NOTE_WITHIN_S
+        while True:
+            try:
+                return await self._store.finish(message, status, problem, again_in_s)
+            except StoreUnavailable as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                log.warning(
+                    "the end of a notification can't be noted; kept trying", status=status, problem=str(error)[:300]
+                )
+                if time.monotonic() > give_up_at:
+                    raise
+            await backoff.wait()
 
     def _count_try(self, message: Message, result: str) -> None:
         metrics.NOTIFICATIONS.labels(message.channel, result).inc()

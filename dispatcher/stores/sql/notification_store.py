@@ -70,6 +70,7 @@ class Message:
     created_at: float = 0.0
     status: MessageStatus = "waiting"
     tries: int = 0
+    """Those that have ended, for a message that is claimed."""
     problem: str = ""
     changed_at: float = 0.0
 
@@ -272,19 +273,25 @@ class NotificationStore:
     async def finish(
         self, message: Message, status: MessageStatus, problem: str = "", again_in_s: float | None = None
     ) -> None:
-        """Notes how sending a message ended. With `again_in_s` it waits for its next try.
+        """Notes how sending a claimed message ended, unless it was claimed again since: then its sender was too late.
+
+        Args:
+            again_in_s: the message waits for its next try, for so long.
 
         Raises:
-            StoreUnavailable: it is unknown whether it was noted: the message may be sent once more.
+            StoreUnavailable: it is unknown whether it was noted: call it again, or the message is sent once more.
         """
         now_ms = int(self._clock() * 1000)
-        values: dict[str, Any] = {"status": status, "problem": problem[:500], "changed_at": now_ms, "is_repeat": 0}
+        values: dict[str, Any] = {
+            "status": status, "problem": _storable(problem), "changed_at": now_ms, "is_repeat": 0,
+        }  # fmt: skip
         if again_in_s is not None:
             values["next_at"] = now_ms + int(again_in_s * 1000)
         else:
             values |= _without_personal_data(message)
         async with self._database.write() as connection:
-            await connection.execute(update(messages).where(messages.c.id == message.id).values(values))
+            is_mine = (messages.c.status == "sending") & (messages.c.tries == message.tries + 1)
+            await connection.execute(update(messages).where(messages.c.id == message.id, is_mine).values(values))
 
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
@@ -356,6 +363,11 @@ async def _give_up_lost(connection: AsyncConnection, is_due: ColumnElement[bool]
 def _without_personal_data(message: Message) -> dict[str, str]:
     """Returns what the row of a message has once it is neither sent nor repeated any more."""
     return {"content": "", "recipient": _shown(message)}
+
+
+def _storable(problem: str) -> str:
+    """Returns a problem without what a database refuses: an answer may have any bytes."""
+    return problem[:500].encode(errors="replace").decode().replace("\0", "\ufffd")
 
 
 def _row(message: Message, now_ms: int) -> dict[str, Any]:
