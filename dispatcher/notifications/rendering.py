@@ -1,9 +1,9 @@
 """Renders messages as e-mails: plain text and HTML from the templates beside this file."""
 
 from datetime import UTC, datetime
-from email.headerregistry import Address
+from email.headerregistry import Address, HeaderRegistry
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, EmailPolicy, Policy
 from email.utils import format_datetime
 from typing import Final
 
@@ -13,7 +13,36 @@ from dispatcher.notifications.content import Content, clean
 from dispatcher.stores.sql.notification_store import Message
 
 MAX_SUBJECT: Final = 150
+MAX_LINK: Final = 900
+"""Characters of a URL in a header, whose line may have 998."""
 _PRODUCT: Final = "Feedback dispatcher"
+
+
+class VerbatimHeader:
+    """A field for programs, written on one line as it is: folding would break a long URL or id into encoded words."""
+
+    max_count = 1
+    name: str
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, object]) -> None:
+        """Takes the value as it is. Called by `email`, as is `fold`."""
+        kwds["parse_tree"], kwds["decoded"] = None, value
+
+    def fold(self, *, policy: Policy) -> str:
+        """Returns the field as it is sent."""
+        return f"{self.name}: {self}{policy.linesep}"
+
+
+def _policy() -> "EmailPolicy[EmailMessage]":
+    """Returns the policy of RFC 5321 with the fields that programs read."""
+    registry = HeaderRegistry()
+    for name in ("Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post"):
+        registry.map_to_type(name, VerbatimHeader)  # type: ignore[arg-type]  # it is mixed into a BaseHeader
+    return SMTP.clone(header_factory=registry)
+
+
+_POLICY: Final = _policy()
 
 
 class MailRenderer:
@@ -35,15 +64,16 @@ class MailRenderer:
         No header takes a line break: texts are cleaned, and the addresses were checked when the settings were read.
         """
         host = self._sender.rpartition("@")[2]
-        mail = EmailMessage(policy=SMTP)
+        mail = EmailMessage(policy=_POLICY)
         mail["From"] = Address(_PRODUCT, addr_spec=self._sender)
         mail["To"] = Address(addr_spec=message.recipient)
         mail["Subject"] = clean(content.title, MAX_SUBJECT)
         mail["Date"] = format_datetime(datetime.fromtimestamp(message.created_at, UTC))
         mail["Message-ID"] = f"<{message.id}@{host}>"
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation message answers it
-        if content.stop_link:
+        if content.stop_link and len(content.stop_link) <= MAX_LINK:
             mail["List-Unsubscribe"] = f"<{content.stop_link}>"
+            mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"  # RFC 8058
         values = {"content": content, "product": _PRODUCT}
         name = content.kind
         mail.set_content(self._templates.get_template(f"{name}.txt").render(values))

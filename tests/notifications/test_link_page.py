@@ -1,5 +1,6 @@
 """The page of links in e-mails: opening it changes nothing, its button does, and it needs no sign-in."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,24 @@ async def test_a_contact_confirms_with_the_button_and_not_by_opening_the_link(
     scene.clock.now += 8 * 86_400
     expired = await client.post("/notifications/link", data={"token": token})
     assert (expired.status, "expired" in await expired.text()) == (400, True)
+
+
+async def test_a_mail_program_stops_notifications_with_one_click_and_confirms_nothing(
+    scene: Scene, client: Client, mail: MailServer
+) -> None:
+    """RFC 8058: a POST to the URL of List-Unsubscribe, whose form doesn't repeat the token."""
+    config, one_click = scene.webhooks[0].config, {"List-Unsubscribe": "One-Click"}
+    asked = link_in(mail.received[0])
+    refused = await client.post("/notifications/link", params={"token": asked}, data=one_click)
+    assert (refused.status, (await scene.desk.contacts(config))[0].status) == (400, "asked")
+    await scene.desk.use(asked)
+    await scene.desk.send_test(config, "admin")
+    await scene.work()
+    (stop,) = re.findall(r"token=([^>]+)>", str(mail.received[1]["List-Unsubscribe"]))
+    refused = await client.post("/notifications/link", params={"token": stop}, data={"other": "x"})
+    assert (refused.status, (await scene.desk.contacts(config))[0].status) == (400, "confirmed")
+    done = await client.post("/notifications/link", params={"token": stop}, data=one_click)
+    assert (done.status, (await scene.desk.contacts(config))[0].status) == (200, "stopped")
 
 
 async def rows_of(scene: Scene) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What mail servers do to one e-mail: they refuse us or the recipient, and hang when everything is done."""
 
 import asyncio
+import re
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP
 
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.stores.sql.database import Database
 from tests.notifications.receivers import Certificates, MailServer, mail_server
-from tests.notifications.scene import CONTACT, LUMA, open_scene, settings_for, webhook_of
+from tests.notifications.scene import CONTACT, LUMA, PUBLIC_URL, open_scene, settings_for, webhook_of
+from tests.notifications.test_notifications import body
 
 
 def sender_to(directory: Path, issued: Certificates, server: MailServer, **smtp: object) -> MailSender:
@@ -107,3 +111,45 @@ async def refusal(directory: Path, issued: Certificates, answer: str) -> NotSent
         with pytest.raises(NotSent) as refused:
             await sender_to(directory, issued, server).send(a_mail())
     return refused.value
+
+
+def headers_of(raw: bytes) -> dict[str, str]:
+    """Header fields as they were on the wire, with their folding undone and nothing decoded."""
+    head = raw.decode("ascii").split("\r\n\r\n")[0]
+    assert all(len(line) <= 998 for line in head.split("\r\n"))
+    return dict(line.split(": ", 1) for line in re.sub(r"\r\n(?=[ \t])", "", head).replace(":  ", ": ").split("\r\n"))
+
+
+async def test_programs_can_read_the_headers_of_a_mail(tmp_path: Path, issued: Certificates, history: Database) -> None:
+    """RFC 2369 and RFC 5322 want URL and id as they are; with long names, too. Only texts for people are encoded."""
+    host = ".".join(["operations-and-notifications"] * 6)
+    sender, address = f"{'d' * 40}@{host}", f"{'o' * 64}@{host}"
+    tenant = TenantKey("9E1005A551ED61CA0A490D45" * 4 + "@AdobeOrg", "sandbox-" * 8)
+    async with mail_server(issued.server, implicit=False) as server:
+        settings = settings_for(tmp_path, issued, server, None, smtp={"sender": sender})
+        async with open_scene(settings, history) as scene:
+            for name in ("Bestellungen für " + "ü" * 80, "=?utf-8?q?x=0D=0ABcc:_a@evil.example?=" + "y" * 90):
+                scene.webhooks = [webhook_of(tenant, address, name=name)]
+                await scene.work()
+                await scene.store.set_contact(tenant, scene.notifier._composer.contact_of(address), "confirmed")
+                await scene.desk.send_test(scene.webhooks[0].config, "admin")
+                await scene.happen(HistoryOutcome.ATTEMPT, tenant=tenant, status=410, verdict="disable_endpoint")
+                await scene.work(3700)
+        assert len(server.envelopes) == 1 + 2 + 1, "one to confirm, two tests, one notice"
+        for envelope, mail in zip(server.envelopes, server.received, strict=True):
+            assert isinstance(envelope.content, bytes)
+            assert (envelope.mail_from, envelope.rcpt_tos) == (sender, [address])
+            headers = headers_of(envelope.content)
+            assert headers["From"] == f"Feedback dispatcher <{sender}>"
+            assert headers["To"] == address
+            assert re.fullmatch(rf"<[0-9a-f]{{32}}@{re.escape(host)}>", headers["Message-ID"])
+            assert "Bcc" not in headers
+            assert "\n" not in mail["Subject"]
+            if "List-Unsubscribe" not in headers:
+                assert "Confirm" in mail["Subject"]
+                continue
+            link = headers["List-Unsubscribe"]
+            assert re.fullmatch(rf"<{PUBLIC_URL}/notifications/link\?token=[\w.-]+>", link)
+            assert link[1:-1] in body(mail)
+            assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        assert "Bestellungen für" in str([one["Subject"] for one in server.received])

@@ -1,7 +1,7 @@
 """What happens around a send: the database is away when it ends, another send has a bug, the worker is stopped."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,7 +11,7 @@ from sqlalchemy import text
 from dispatcher.notifications import notifier
 from dispatcher.notifications.content import Content
 from dispatcher.stores.sql.notification_store import Changes, Message
-from tests.notifications.receivers import Endpoint, MailServer
+from tests.notifications.receivers import MailServer
 from tests.notifications.scene import CONTACT, LUMA, Scene, webhook_of
 from tests.notifications.test_notifications import a_message, confirmed, until
 

@@ -34,8 +34,17 @@ class NotificationLinkPage:
         return self._page(request, link=link, token=token)
 
     async def use(self, request: web.Request) -> web.StreamResponse:
-        token = ((await form_body(request)).get("token") or "")[: MAX_TOKEN + 1]
+        """Does what the link says.
+
+        A mail program that stops notifications with one click (RFC 8058) has the token in the URL only. It can't
+        confirm an address.
+        """
+        form = await form_body(request)
+        is_one_click = form.get("List-Unsubscribe") == "One-Click"
+        token = ((request.query.get("token") if is_one_click else form.get("token")) or "")[: MAX_TOKEN + 1]
         try:
+            if is_one_click and self._desk().link(token).purpose is not Purpose.STOP:
+                raise BadLink("Open the link and use the button.")
             link = await self._desk().use(token)
         except BadLink as error:
             return self._page(request, problem=str(error))
