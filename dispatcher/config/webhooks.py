@@ -91,13 +91,16 @@ class ClientTls(ConfidentialGroup):
 
 
 _EMAIL = re.compile(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9-]{1,63}"
+    r"(?P<name>[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64})@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.(?!$)|$))+"
 )
 
 
 def _checked_email(address: str) -> str:
-    if len(address) > 254 or not _EMAIL.fullmatch(address) or ".." in address:
+    found = _EMAIL.fullmatch(address)
+    if len(address) > 254 or found is None or "=?" in address:  # RFC 2047: it would be decoded as an encoded word
         raise ValueError("not an e-mail address: write name@host, at most 254 characters")
+    if "" in found["name"].split("."):  # RFC 5322: such a name has to be quoted
+        raise ValueError("before the @ of an e-mail address, a dot must be between two other characters")
     return address
 
 

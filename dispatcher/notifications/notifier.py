@@ -2,23 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from email.errors import MessageError
 from functools import partial
 from typing import Final, NoReturn, Self
 
-import msgspec
 import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.redaction import in_text
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
 from dispatcher.notifications.composing import EXPIRY_OF_OPERATOR, Composer, World, decide, planned
 from dispatcher.notifications.confirmation import LinkSigner
-from dispatcher.notifications.content import as_events, decode
+from dispatcher.notifications.content import as_events, clean, decode
 from dispatcher.notifications.expiry import expiries_of_settings, expiries_of_webhook
 from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.news import Expiry
@@ -192,8 +193,6 @@ class Notifier:
             await self._deliver(message)
         except NotSent as error:
             await self._note_failure(message, error)
-        except (msgspec.DecodeError, LookupError) as error:
-            await self._note_failure(message, NotSent(f"can't be rendered: {type(error).__name__}", is_final=True))
         else:
             self._count_try(message, "sent")
             await self._finish(message, "sent")
@@ -201,17 +200,25 @@ class Notifier:
             await self._record(message)
 
     async def _deliver(self, message: Message) -> None:
-        content = decode(message.content)
+        """Sends a message.
+
+        Raises:
+            NotSent: it was not accepted, or can't be sent.
+        """
         if message.channel == "webhook":
             if self._webhook is None:
                 raise NotSent("notifications.webhook is no longer set", is_final=True)
-            for event in as_events(content, message.created_at):
+            with _rendering():
+                events = as_events(decode(message.content), message.created_at)
+            for event in events:
                 await self._webhook.send(f"ntf_{message.id}", event, self._clock())
             return
         if self._mail is None:
             raise NotSent("notifications.smtp is no longer set", is_final=True)
         renderer, sender = self._mail
-        await sender.send(renderer.render(message, content))
+        with _rendering():
+            mail = renderer.render(message, decode(message.content))
+        await sender.send(mail)
 
     async def _note_failure(self, message: Message, error: NotSent) -> None:
         is_over = error.is_final or self._clock() - message.created_at > GIVE_UP_S
@@ -278,6 +285,16 @@ class Notifier:
             self._expiries = await asyncio.to_thread(_expiries, self._settings, webhooks)
             self._expiries_at = now
         return self._expiries
+
+
+@contextmanager
+def _rendering() -> Iterator[None]:
+    """Translates what a message of another version may raise, whose content or recipient this one doesn't accept."""
+    try:
+        yield
+    except (ValueError, LookupError, MessageError) as error:
+        why = in_text(clean(str(error), 200))
+        raise NotSent(f"can't be rendered: {type(error).__name__}: {why}", is_final=True) from None
 
 
 _repeat = partial(

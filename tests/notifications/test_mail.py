@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from aiosmtpd.smtp import SMTP
 
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.notifications.content import Content
 from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.notifications.rendering import MailRenderer
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.notification_store import Changes, Message
 from tests.notifications.receivers import Certificates, MailServer, mail_server
-from tests.notifications.scene import CONTACT, LUMA, PUBLIC_URL, open_scene, settings_for, webhook_of
-from tests.notifications.test_notifications import body
+from tests.notifications.scene import CONTACT, LUMA, PUBLIC_URL, Scene, open_scene, settings_for, webhook_of
+from tests.notifications.test_notifications import a_message, body
 
 
 def sender_to(directory: Path, issued: Certificates, server: MailServer, **smtp: object) -> MailSender:
@@ -153,3 +157,44 @@ async def test_programs_can_read_the_headers_of_a_mail(tmp_path: Path, issued: C
             assert link[1:-1] in body(mail)
             assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
         assert "Bestellungen für" in str([one["Subject"] for one in server.received])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "taro.@docomo.example", ".ops@luma.example", "o..ps@luma.example", "=?utf-8?q?a?=@luma.example",
+        "ops@-luma.example", "ops@luma.example-", "ops@luma.example.", "ops", f"{'o' * 65}@luma.example",
+    ],
+)  # fmt: skip
+def test_an_address_that_no_mail_can_be_sent_to_is_refused(tmp_path: Path, issued: Certificates, address: str) -> None:
+    """Wherever an address is configured, and with the reason if its dots are wrong."""
+    words = "dot" if "." in address.partition("@")[0] else "not an e-mail address"
+    with pytest.raises(ValueError, match=words):
+        webhook_of(LUMA, address)
+    with pytest.raises(ValueError, match=words):
+        settings_for(tmp_path, issued, None, None, operator=[address])
+    with pytest.raises(ValueError, match=words):
+        settings_for(tmp_path, issued, MailServer(port=25), None, smtp={"sender": address})
+
+
+@pytest.mark.parametrize("address", ["o", "first.last+x=y?z", "{a}|b~`c`", "a-", "_.-"])
+async def test_every_address_that_is_accepted_can_be_sent_to(
+    tmp_path: Path, issued: Certificates, address: str
+) -> None:
+    (recipient,) = webhook_of(LUMA, f"{address}@luma-1.example").config.notify.emails
+    mail = MailRenderer(recipient).render(Message(LUMA, "test", (), "email", recipient, "", "x"), Content("test", "x"))
+    async with mail_server(issued.server, implicit=False) as server:
+        await sender_to(tmp_path, issued, server).send(mail)
+    assert server.envelopes[0].rcpt_tos == [server.envelopes[0].mail_from] == [recipient]
+
+
+async def test_a_message_that_can_not_be_rendered_is_given_up_with_its_reason(scene: Scene, mail: MailServer) -> None:
+    """One of a version that accepted more addresses, or wrote another content."""
+    waiting = [a_message("failing", recipient="taro.@docomo.example"), a_message("failing", recipient="taro@@x")]
+    waiting.append(replace(a_message("failing"), content="{"))
+    await scene.store.add(Changes({}, [], waiting))
+    await scene.notifier.send_due("email")
+    found = await scene.desk.recent(orgs=None)
+    assert [one.status for one in found if one.kind == "notice" and one.tenant == LUMA] == ["failed"] * 3
+    assert all("can't be rendered" in one.problem for one in found if one.status == "failed")
+    assert "taro" not in str([one.problem for one in found])
