@@ -205,7 +205,8 @@ def _with_step(steps: Sequence[str], expiry: Expiry, step: str, expiries: Sequen
 def _is_due(news: Iterable[News], memory: Memory, now: float, pace: Pace, *, only_urgent: bool) -> bool:
     kinds = {one.kind for one in news}
     is_well = any(one.kind is NewsKind.RECOVERED and now - one.since >= CALM_S for one in news)
-    if NewsKind.DISABLED in kinds and now - memory.disabled_at >= pace.every_s:
+    is_new = memory.is_edited or now - memory.disabled_at >= pace.every_s
+    if NewsKind.DISABLED in kinds and is_new:
         return True
     if only_urgent:
         return False

@@ -39,6 +39,22 @@ def test_a_webhook_that_is_disabled_again_is_reported_again() -> None:
         assert fleet.step(again, after_s=7200) == []
 
 
+def test_a_webhook_that_is_disabled_again_after_an_edit_is_reported_at_once_each_time() -> None:
+    """The tenant tried to repair it, and has to know that it didn't help."""
+    for has_contacts in (True, False):
+        fleet = Fleet()
+        for revision in "abcdef":
+            ill = luma(DISABLED, fleet.now + 60, revision=revision, has_contacts=has_contacts)
+            assert fleet.step(ill, after_s=61) == [NewsKind.DISABLED], revision
+            assert fleet.step(ill) == []
+            edited = luma(FleetState.UNKNOWN, fleet.now, revision=chr(ord(revision) + 1), has_contacts=has_contacts)
+            assert fleet.step(edited, after_s=60) == []
+        again = luma(DISABLED, fleet.now + 60, revision="g", has_contacts=has_contacts)
+        assert fleet.step(again, after_s=61) == [NewsKind.DISABLED]
+        resumed = luma(DISABLED, fleet.now + 60, revision="g", has_contacts=has_contacts)
+        assert fleet.step(resumed, after_s=120) == [], "without an edit, within the hour"
+
+
 def test_trouble_that_goes_on_after_an_edit_is_reported_again() -> None:
     """The tenant changed something to end it. Without a change the same trouble isn't news, however often it begins."""
     for state, kind in ((FAILING, NewsKind.FAILING), (UNSTABLE, NewsKind.UNSTABLE)):
