@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from email.errors import MessageError
 from functools import partial
-from typing import Final, NoReturn, Self
+from typing import Final, NoReturn, Self, TypeVar
 
 import structlog
 
@@ -15,6 +16,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.redaction import in_text
+from dispatcher.contract.redaction import recipient as masked
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
 from dispatcher.notifications.composing import EXPIRY_OF_OPERATOR, Composer, World, decide, planned
@@ -55,6 +57,8 @@ EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
 UNNAMED_S: Final = 86_400.0
 """A contact may be forgotten if no webhook has named it for a day: files can be missing for a moment."""
+
+Answer = TypeVar("Answer")
 
 log = structlog.get_logger(__name__)
 
@@ -176,8 +180,14 @@ class Notifier:
         return sent
 
     async def _send_all(self, messages: Sequence[Message]) -> None:
-        """Sends messages at once. Waits for each of them, also if another one has a bug or the worker is stopped."""
-        sending = [asyncio.create_task(self._send(message), name="notification") for message in messages]
+        """Sends messages at once, those of one webhook to one recipient in turn.
+
+        Waits for each of them, also if another one has a bug or the worker is stopped.
+        """
+        in_turn: defaultdict[tuple[TenantKey, str], list[Message]] = defaultdict(list)
+        for message in messages:
+            in_turn[message.tenant, message.recipient].append(message)
+        sending = [asyncio.create_task(self._send_in_turn(some), name="notification") for some in in_turn.values()]
         try:
             await asyncio.wait(sending)
         except asyncio.CancelledError:
@@ -185,10 +195,19 @@ class Notifier:
             raise
         finally:
             await end(*sending)
-        for one in sending:
-            one.result()
+
+    async def _send_in_turn(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            try:
+                await self._send(message)
+            except Exception:
+                metrics.ERRORS.labels("notifications").inc()
+                log.exception("a notification was not sent because of a bug; it is sent again", kind=message.kind)
 
     async def _send(self, message: Message) -> None:
+        if not await self._is_wanted(message):
+            log.info("notification is not wanted any more", kind=message.kind, tenant=_shown(message.tenant))
+            return await self._finish(message, "failed", "the contact doesn't want it, or is no longer named")
         try:
             await self._deliver(message)
         except NotSent as error:
@@ -198,6 +217,19 @@ class Notifier:
             await self._finish(message, "sent")
             log.info("notification sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant))
             await self._record(message)
+
+    async def _is_wanted(self, message: Message) -> bool:
+        """Returns False for a message to a contact who has stopped notifications, or is no longer named."""
+        webhooks = self._webhooks()
+        is_to_contact = message.channel == "email" and message.tenant != OPERATOR
+        if not is_to_contact or webhooks is None or self._composer.links is None:
+            return True
+        webhook = next((one for one in webhooks if one.tenant == message.tenant), None)
+        if message.kind == "confirm":
+            return webhook is not None and message.recipient in webhook.config.notify.emails
+        known = await _insist(partial(self._store.contacts_of, message.tenant))
+        contacts = {(message.tenant, contact): one for contact, one in known.items()}
+        return message.recipient in self._composer.recipients(webhook, contacts)
 
     async def _deliver(self, message: Message) -> None:
         """Sends a message.
@@ -228,31 +260,35 @@ class Notifier:
             problem=str(error), is_given_up=is_over,
         )  # fmt: skip
         if is_over:
-            await self._finish(message, "failed", str(error))
+            await self._finish(message, "failed", str(error), instead=self._to_operator_instead(message, str(error)))
         else:
             wait_s = AGAIN_S[min(message.tries, len(AGAIN_S) - 1)]
             await self._finish(message, "waiting", str(error), wait_s)
 
-    async def _finish(
-        self, message: Message, status: MessageStatus, problem: str = "", again_in_s: float | None = None
-    ) -> None:
-        """Notes how sending a message ended, again and again while the database is away: else it would be sent twice.
+    def _to_operator_instead(self, message: Message, problem: str) -> list[Message]:
+        """Returns the messages to the operator for a notice that no contact takes."""
+        if message.kind != "notice" or message.channel != "email" or message.tenant == OPERATOR:
+            return []
+        try:
+            content = decode(message.content)
+        except ValueError:
+            return []
+        content.stop_link = ""
+        why = clean(f"no contact of the webhook takes it; {masked(message.recipient)}: {problem}")
+        for section in content.sections:
+            section.facts.append(("Sent to the operator because", why))
+        return self._composer.to_operator(content, "notice", message.kinds, OPERATOR)
 
-        Raises:
-            StoreUnavailable: the database was away for an hour.
-        """
-        backoff, give_up_at = Backoff(NOTE_FIRST_S, NOTE_LONGEST_S), time.monotonic() + NOTE_WITHIN_S
-        while True:
-            try:
-                return await self._store.finish(message, status, problem, again_in_s)
-            except StoreUnavailable as error:
-                metrics.HISTORY_STORE_FAILURES.inc()
-                log.warning(
-                    "the end of a notification can't be noted; kept trying", status=status, problem=str(error)[:300]
-                )
-                if time.monotonic() > give_up_at:
-                    raise
-            await backoff.wait()
+    async def _finish(
+        self,
+        message: Message,
+        status: MessageStatus,
+        problem: str = "",
+        again_in_s: float | None = None,
+        instead: Sequence[Message] = (),
+    ) -> None:
+        """Notes how sending a message ended, also if the database is away for a while: else it would be sent twice."""
+        await _insist(partial(self._store.finish, message, status, problem, again_in_s, instead))
 
     def _count_try(self, message: Message, result: str) -> None:
         metrics.NOTIFICATIONS.labels(message.channel, result).inc()
@@ -295,6 +331,24 @@ def _rendering() -> Iterator[None]:
     except (ValueError, LookupError, MessageError) as error:
         why = in_text(clean(str(error), 200))
         raise NotSent(f"can't be rendered: {type(error).__name__}: {why}", is_final=True) from None
+
+
+async def _insist(step: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Runs a step of the store again and again while the database is away.
+
+    Raises:
+        StoreUnavailable: the database was away for an hour.
+    """
+    backoff, give_up_at = Backoff(NOTE_FIRST_S, NOTE_LONGEST_S), time.monotonic() + NOTE_WITHIN_S
+    while True:
+        try:
+            return await step()
+        except StoreUnavailable as error:
+            metrics.HISTORY_STORE_FAILURES.inc()
+            log.warning("sending notifications waits for the store; kept trying", problem=str(error)[:300])
+            if time.monotonic() > give_up_at:
+                raise
+        await backoff.wait()
 
 
 _repeat = partial(

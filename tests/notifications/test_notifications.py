@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
@@ -30,6 +31,7 @@ from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.notification_store import OPERATOR as ALL
 from dispatcher.stores.sql.notification_store import Changes, Channel, Message
 from dispatcher.stores.sql.records import AuditAction, AuditQuery
 from dispatcher.transport import open_transport
@@ -365,7 +367,7 @@ async def test_operational_webhooks_do_not_wait_for_a_mail_server_that_hangs(
 ) -> None:
     monkeypatch.setattr(notifier, "SEND_EVERY_S", 0.1)
     mail.hold = asyncio.Event()
-    await scene.store.add(Changes({}, [], [a_message("failing") for _ in range(9)]))
+    await scene.store.add(Changes({}, [], [replace(a_message("failing"), tenant=ALL) for _ in range(9)]))
     running = asyncio.create_task(scene.notifier.run())
     try:
         await until(lambda: bool(mail.logins))

@@ -7,18 +7,26 @@ worker is killed while it sends, the message is sent once more, and never a thir
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.contract.redaction import recipient as masked
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.stores.sql.slices import delete_in_slices
+from dispatcher.stores.sql.waiting_messages import (
+    end_lost,
+    end_message,
+    is_last_hope,
+    make_way,
+    replaced_problem,
+    shown_recipient,
+    try_again,
+)
 
 OPERATOR: Final = TenantKey("", "")
 """Stands for the installation as a whole."""
@@ -192,7 +200,9 @@ class NotificationStore:
                 ],
             )
         if changes.messages:
-            await connection.execute(messages.insert(), [_row(message, now_ms) for message in changes.messages])
+            added = [_row(message, now_ms) for message in changes.messages]
+            await make_way(connection, added, now_ms)
+            await connection.execute(messages.insert(), added)
 
     async def contacts_of(self, tenant: TenantKey) -> dict[str, KnownContact]:
         """Returns the known contacts of a webhook, by hash of the address.
@@ -216,7 +226,15 @@ class NotificationStore:
         async with self._database.write() as connection:
             await self._lock_file(connection)
             await self._key_contacts(connection, of_tenant)
-            changed = await connection.execute(statement.values(status=status, changed_at=int(self._clock() * 1000)))
+            now_ms = int(self._clock() * 1000)
+            changed = await connection.execute(statement.values(status=status, changed_at=now_ms))
+            if status == "stopped":  # the worker finds at once that what waits for the contact isn't wanted
+                waits = (
+                    messages.c.org == tenant.org,
+                    messages.c.sandbox == tenant.sandbox,
+                    messages.c.status == "waiting",
+                )
+                await connection.execute(update(messages).where(*waits).values(next_at=now_ms))
             return changed.rowcount > 0
 
     async def forget_contacts(self, unnamed: Iterable[tuple[TenantKey, str]]) -> None:
@@ -247,11 +265,11 @@ class NotificationStore:
         is_urgent = messages.c.kinds.contains(_URGENT)
         async with self._database.write() as connection:
             await self._lock_file(connection)
-            await _give_up_lost(connection, is_due, now_ms)
+            await end_lost(connection, is_due, now_ms)
             wanted = (
                 select(messages)
                 .where(is_due, messages.c.status.in_(("waiting", "sending")))
-                .order_by(is_urgent.desc(), messages.c.next_at)
+                .order_by(is_urgent.desc(), messages.c.created_at, messages.c.next_at)
                 .limit(most)
                 .with_for_update(skip_locked=True)
             )
@@ -271,27 +289,40 @@ class NotificationStore:
         return [_message(row) for row in rows]
 
     async def finish(
-        self, message: Message, status: MessageStatus, problem: str = "", again_in_s: float | None = None
+        self,
+        message: Message,
+        status: MessageStatus,
+        problem: str = "",
+        again_in_s: float | None = None,
+        instead: Sequence[Message] = (),
     ) -> None:
         """Notes how sending a claimed message ended, unless it was claimed again since: then its sender was too late.
 
         Args:
-            again_in_s: the message waits for its next try, for so long.
+            again_in_s: the message waits for its next try, for so long, unless newer news replaces it.
+            instead: stored if none of the notices that were stored together with this one was or may be sent.
 
         Raises:
             StoreUnavailable: it is unknown whether it was noted: call it again, or the message is sent once more.
         """
-        now_ms = int(self._clock() * 1000)
-        values: dict[str, Any] = {
-            "status": status, "problem": _storable(problem), "changed_at": now_ms, "is_repeat": 0,
-        }  # fmt: skip
-        if again_in_s is not None:
-            values["next_at"] = now_ms + int(again_in_s * 1000)
-        else:
-            values |= _without_personal_data(message)
+        now_ms, problem = int(self._clock() * 1000), _storable(problem)
+        is_mine = (messages.c.id == message.id, messages.c.status == "sending", messages.c.tries == message.tries + 1)
         async with self._database.write() as connection:
-            is_mine = (messages.c.status == "sending") & (messages.c.tries == message.tries + 1)
-            await connection.execute(update(messages).where(messages.c.id == message.id, is_mine).values(values))
+            await self._lock_file(connection)
+            row = (await connection.execute(select(messages).where(*is_mine))).mappings().one_or_none()
+            if row is None:
+                return
+            replaced = "" if again_in_s is None else await replaced_problem(connection, row)
+            if again_in_s is not None and not replaced:
+                again = {"next_at": now_ms + int(again_in_s * 1000), "changed_at": now_ms, "is_repeat": 0}
+                values = again | {"status": status, "problem": problem}
+                await connection.execute(update(messages).where(*is_mine).values(values))
+                return
+            if instead and await is_last_hope(connection, row):
+                await connection.execute(messages.insert(), [_row(one, now_ms) for one in instead])
+            await end_message(connection, row, "failed" if replaced else status, replaced or problem, now_ms)
+            if status == "sent":
+                await try_again(connection, message.channel, now_ms)
 
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
@@ -350,21 +381,6 @@ class NotificationStore:
         await delete_in_slices(self._database, "history_messages", "created_at", where, oldest, _DELETED_AT_ONCE)
 
 
-async def _give_up_lost(connection: AsyncConnection, is_due: ColumnElement[bool], now_ms: int) -> None:
-    """Ends messages whose sender was killed twice, as `finish` ends the others."""
-    lost = select(messages).where(messages.c.status == "sending", is_due, messages.c.is_repeat == 1)
-    for row in (await connection.execute(lost.with_for_update(skip_locked=True))).mappings().all():
-        ended = {
-            "status": "unknown", "changed_at": now_ms, "problem": "killed twice while it was being sent",
-        } | _without_personal_data(_message(row))  # fmt: skip
-        await connection.execute(update(messages).where(messages.c.id == row["id"]).values(ended))
-
-
-def _without_personal_data(message: Message) -> dict[str, str]:
-    """Returns what the row of a message has once it is neither sent nor repeated any more."""
-    return {"content": "", "recipient": _shown(message)}
-
-
 def _storable(problem: str) -> str:
     """Returns a problem without what a database refuses: an answer may have any bytes."""
     return problem[:500].encode(errors="replace").decode().replace("\0", "\ufffd")
@@ -386,13 +402,7 @@ def _message(row: RowMapping, *, is_masked: bool = False) -> Message:
         created_at=row["created_at"] / 1000, status=row["status"], tries=row["tries"], problem=row["problem"],
         changed_at=row["changed_at"] / 1000,
     )  # fmt: skip
-    if not is_masked:
-        return message
-    return Message(**{name: getattr(message, name) for name in Message.__slots__} | {"recipient": _shown(message)})
-
-
-def _shown(message: Message) -> str:
-    return masked(message.recipient) if message.channel == "email" else message.recipient
+    return replace(message, recipient=shown_recipient(row)) if is_masked else message
 
 
 def _is_contact(row: RowMapping) -> tuple[ColumnElement[bool], ...]:
