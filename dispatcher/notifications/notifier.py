@@ -55,8 +55,6 @@ NOTE_WITHIN_S: Final = 3600.0
 """Time after which that is given up: then the message is sent once more."""
 EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
-UNNAMED_S: Final = 86_400.0
-"""A contact may be forgotten if no webhook has named it for a day: files can be missing for a moment."""
 
 Answer = TypeVar("Answer")
 
@@ -94,7 +92,6 @@ class Notifier:
         self._webhook: OperationalWebhook | None = None
         self._expiries: dict[TenantKey, tuple[Expiry, ...]] = {}
         self._expiries_at = float("-inf")
-        self._unnamed: dict[tuple[TenantKey, str], float] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -152,19 +149,17 @@ class Notifier:
         return 0 if changes is None else len(changes.messages)
 
     async def expire(self) -> None:
-        """Removes old messages, and contacts that no webhook has named for a day.
+        """Removes old messages, and contacts that no webhook has named for long.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
         await self._store.expire()
-        webhooks, now = self._webhooks(), self._clock()
+        webhooks = self._webhooks()
         if webhooks is None or self._composer.links is None:  # without its key, a contact that is named can't be found
             return
         named = {(one.tenant, self._composer.contact_of(mail)) for one in webhooks for mail in one.config.notify.emails}
-        unnamed = (await self._store.read()).contacts.keys() - named
-        self._unnamed = {contact: self._unnamed.get(contact, now) for contact in unnamed}
-        await self._store.forget_contacts(one for one, at in self._unnamed.items() if now - at >= UNNAMED_S)
+        await self._store.note_named(named)
 
     async def send_due(self, *channels: Channel) -> int:
         """Sends the messages that are due on the channels, one channel after the other, and returns their number.

@@ -136,22 +136,43 @@ async def test_contacts_of_an_older_version_stay_confirmed_and_get_a_keyed_hash(
     assert await rows_of(scene) == [(keyed, "stopped")]
 
 
-async def test_a_contact_that_no_webhook_names_is_forgotten_after_a_month(scene: Scene, mail: MailServer) -> None:
-    """Not at once: the limits on confirmation messages count it, and a file may be missing for a moment."""
-    named, scene.webhooks = scene.webhooks, []
-    for _ in range(29):
-        await scene.notifier.expire()
+async def keep_house(scene: Scene, days: int) -> None:
+    """Lets days pass, in each of which the worker is started anew."""
+    for _ in range(days):
+        await scene.new_notifier().expire()
         scene.clock.now += 86_400
-    assert len(await rows_of(scene)) == 1
-    scene.webhooks = named
-    await scene.notifier.expire()
-    scene.clock.now += 2 * 86_400
+
+
+@pytest.mark.parametrize(("is_stopped", "kept_days"), [(False, 30), (True, 365)])
+async def test_a_contact_is_forgotten_some_time_after_no_webhook_names_it(
+    scene: Scene, mail: MailServer, is_stopped: bool, kept_days: int
+) -> None:
+    """The time counts from when it was last named: a webhook that is restored has its contacts, and asks no one again.
+
+    A contact who stopped notifications is not asked again for a year.
+    """
+    await scene.desk.use(link_in(mail.received[0]))
+    if is_stopped:
+        await scene.store.set_contact(LUMA, scene.desk._composer.contact_of(CONTACT), "stopped")
+    named = scene.webhooks
+    await keep_house(scene, 40)
+    for _ in range(2):
+        scene.webhooks = []
+        await keep_house(scene, kept_days)
+        assert len(await rows_of(scene)) == 1
+        scene.webhooks = named
+        await keep_house(scene, 1)
+    await scene.work()
+    assert len(mail.received) == 1, "not asked again"
     scene.webhooks = []
-    await scene.notifier.expire()
-    assert len(await rows_of(scene)) == 1
-    scene.clock.now += 86_400
-    await scene.notifier.expire()
+    await keep_house(scene, kept_days + 2)
     assert await rows_of(scene) == []
+    scene.webhooks = named
+    await scene.work()
+    assert len(mail.received) == 2, "a new contact"
+    scene.webhooks = []
+    await keep_house(scene, 2)
+    assert len(await rows_of(scene)) == 1
 
 
 async def test_no_contact_is_forgotten_while_the_key_of_links_is_missing(scene: Scene, mail: MailServer) -> None:

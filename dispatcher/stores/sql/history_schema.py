@@ -1,4 +1,7 @@
-"""The tables of the history store. The store creates them itself: their content can be read from the topic again.
+"""The tables of the history store. The store creates them itself: history can be read from the topic again.
+
+What `contacts` and `unnamed` have is nowhere else: in a new store, contacts have to confirm again, and those who opted
+out are asked again. `reported` and `messages` are lost, too: trouble that lasts is reported once more.
 
 SQLite has plain tables. On PostgreSQL `history_entries` is partitioned by retention class, and each class by day, so
 that old entries are dropped with their partition. Times are Unix milliseconds.
@@ -110,6 +113,15 @@ contacts = Table(
     Column("asks", Integer, nullable=False),
     Column("asked_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+)
+
+unnamed = Table(
+    "history_unnamed",  # a table, and no column of contacts: older versions that run beside this one insert contacts
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("sandbox", Text, primary_key=True),
+    Column("contact", String(32), primary_key=True),
+    Column("unnamed_at", BigInteger, nullable=False),  # since when no webhook names the contact
 )
 
 reported = Table(

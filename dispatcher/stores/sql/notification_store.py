@@ -6,7 +6,7 @@ worker is killed while it sends, the message is sent once more, and never a thir
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported
+from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported, unnamed
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.stores.sql.slices import delete_in_slices
 from dispatcher.stores.sql.waiting_messages import (
@@ -31,7 +31,9 @@ from dispatcher.stores.sql.waiting_messages import (
 OPERATOR: Final = TenantKey("", "")
 """Stands for the installation as a whole."""
 KEEP_MS: Final = 30 * 86_400_000
-"""Time for which sent and failed messages are listed."""
+"""Time for which sent and failed messages are listed, and contacts are kept that no webhook names."""
+KEEP_STOPPED_MS: Final = 365 * 86_400_000
+"""The same of contacts who stopped notifications."""
 SENDING_MS: Final = 420_000
 """Time after which a message that is still being sent has lost its sender: more than the longest `smtp.timeout`."""
 MAX_PAGE: Final = 200
@@ -237,20 +239,39 @@ class NotificationStore:
                 await connection.execute(update(messages).where(*waits).values(next_at=now_ms))
             return changed.rowcount > 0
 
-    async def forget_contacts(self, unnamed: Iterable[tuple[TenantKey, str]]) -> None:
-        """Deletes contacts that no webhook names, if nothing happened to them for 30 days, and keys those that stay.
+    async def note_named(self, named: Set[tuple[TenantKey, str]]) -> None:
+        """Notes which contacts no webhook names, and deletes those that none has named for 30 days.
+
+        Contacts who stopped notifications are kept for a year, so that they are not asked again. Keys those that stay.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        forgotten, oldest = set(unnamed), int(self._clock() * 1000) - KEEP_MS
+        now_ms = int(self._clock() * 1000)
         async with self._database.write(WITHIN_S) as connection:
             await self._lock_file(connection)
             await self._key_contacts(connection)
-            old = select(contacts).where(contacts.c.asked_at < oldest, contacts.c.changed_at < oldest)
-            for row in (await connection.execute(old)).mappings().all():
-                if (_tenant(row), row["contact"]) in forgotten:
-                    await connection.execute(delete(contacts).where(*_is_contact(row)))
+            rows = (await connection.execute(select(contacts))).mappings().all()
+            found = {(_tenant(row), row["contact"]): row for row in rows}
+            noted_rows = (await connection.execute(select(unnamed))).mappings().all()
+            noted = {(_tenant(row), row["contact"]): row["unnamed_at"] for row in noted_rows}
+            for key in found.keys() & noted.keys() - named:
+                keep_ms = KEEP_STOPPED_MS if found[key]["status"] == "stopped" else KEEP_MS
+                if now_ms - noted[key] > keep_ms:
+                    await connection.execute(delete(contacts).where(*_is_contact(found.pop(key))))
+            for row in noted_rows:
+                key = (_tenant(row), row["contact"])
+                if key in named or key not in found:
+                    where = (unnamed.c[name] == row[name] for name in ("org", "sandbox", "contact"))
+                    await connection.execute(delete(unnamed).where(*where))
+            added = [
+                {"org": tenant.org, "sandbox": tenant.sandbox, "contact": contact, "now": now_ms}
+                for tenant, contact in sorted(found.keys() - named - noted.keys())
+            ]
+            if added:
+                insert = "INSERT INTO history_unnamed (org, sandbox, contact, unnamed_at) "
+                values = "VALUES (:org, :sandbox, :contact, :now) ON CONFLICT DO NOTHING"
+                await connection.execute(text(insert + values), added)
 
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
