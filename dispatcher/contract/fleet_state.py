@@ -55,11 +55,11 @@ TROUBLE: Final = frozenset({FleetState.UNSTABLE, FleetState.FAILING, FleetState.
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, order=True):
-    """The latest failed attempt."""
+    """The latest failed attempt, or the latest dead event."""
 
     at: int = 0
     reason: str = ""
-    """As in the history: `http_5xx`, `timeout`, …"""
+    """As in the history: `http_5xx`, `timeout`, …; of a dead event `rejected`, `expired`, …"""
     status: int = 0
     """HTTP status; 0 if there was no answer."""
     detail: str = ""
@@ -95,6 +95,8 @@ class StateEvidence(msgspec.Struct, array_like=True):
     """Latest attempt that failed on our side: no file descriptor, no network, the egress proxy. It counts for nothing
     else."""
     failure: Failure = Failure()
+    death: Failure = Failure()
+    """The latest dead event: why it died. Older versions didn't store it."""
 
     def add(self, entry: HistoryEntry) -> None:
         """Counts one entry. Entries of other outcomes than attempts, deliveries, dead and held events don't count."""
@@ -115,6 +117,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         elif outcome is HistoryOutcome.DEAD:
             self._count(at, PeriodCounts(dead=1))
             self.dead_at = max(self.dead_at, at)
+            self.death = max(self.death, Failure(at, entry.reason[:64], entry.status or 0, entry.detail[:256]))
         elif outcome is HistoryOutcome.HELD and entry.reason in _STOPPED:
             self._stop(at, entry.reason)
 
@@ -131,6 +134,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         self.dead_at = max(self.dead_at, other.dead_at)
         self.own_failure_at = max(self.own_failure_at, other.own_failure_at)
         self.failure = max(self.failure, other.failure)
+        self.death = max(self.death, other.death)
 
     def failures_since(self, floor: int) -> tuple[int, int]:
         """Returns how many attempts failed after the minute of `floor`, and the start of the first period with one.
@@ -256,7 +260,7 @@ _decoder: Final = msgspec.msgpack.Decoder(StateEvidence)
 
 
 def encode_evidence(evidence: StateEvidence) -> bytes:
-    """Returns the bytes that the store keeps: under 1 kB, most of it counts."""
+    """Returns the bytes that the store keeps: under 2 kB, most of it counts."""
     return _encoder.encode(evidence)
 
 

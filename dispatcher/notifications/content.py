@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.reason_texts import DEAD
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.notifications.news import News, NewsKind
@@ -212,11 +213,26 @@ def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str,
     facts = []
     if kind is NewsKind.FIRST_DEAD:
         facts.append((f"Events that died since {date_text(report.dead_since)}", f"{report.dead:,}"))
-    if report.failed_at is not None:
+        if report.death_reason:
+            facts.append(("Why the last one died", _death_in_words(report)))
+    if report.failed_at is not None and _is_cause(kind, report):
         answer = f"{report.failure_status}" if report.failure_status else report.failure_reason.replace("_", " ")
         facts.append(("Last failed attempt", clean(f"{answer}, {date_text(report.failed_at)}")))
     facts.append(("Last delivery", "none is known" if report.delivered_at is None else date_text(report.delivered_at)))
     return facts
+
+
+def _death_in_words(report: StateReport) -> str:
+    known = DEAD.get(report.death_reason)
+    words = report.death_reason.replace("_", " ") if known is None else known.text
+    return clean(f"{words} ({report.death_detail})" if report.death_detail else words)
+
+
+def _is_cause(kind: NewsKind, report: StateReport) -> bool:
+    """Returns False if the latest failed attempt has nothing to do with the news: events have arrived since."""
+    if kind is not NewsKind.FIRST_DEAD or report.failed_at is None or report.delivered_at is None:
+        return True
+    return report.failed_at > report.delivered_at
 
 
 def _advice(news: News, known: Known) -> str:
@@ -230,7 +246,7 @@ def _advice(news: News, known: Known) -> str:
     parts = []
     if news.kind is NewsKind.DISABLED and report is not None:
         parts.append(_STOPPED.get(report.stopped_by, ""))
-    if config is not None and report is not None and report.failure_reason:
+    if config is not None and report is not None and report.failure_reason and _is_cause(news.kind, report):
         detail = clean(report.failure_detail, 150) or report.failure_reason
         parts.append(clean(remedy_for(report.failure_reason, report.failure_status, detail, config), 600))
     if news.kind is NewsKind.DISABLED:

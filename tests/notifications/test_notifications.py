@@ -141,6 +141,31 @@ async def test_disabled_is_reported_at_once_and_everything_else_combined(scene: 
     assert len(mail.received) == 1
 
 
+async def test_a_dead_event_is_reported_with_why_it_died(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
+    """And not with a failure from before the last delivery."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=404, reason="http_4xx", detail="answered 404")
+    scene.clock.now += 20 * DAY_S
+    await scene.happen(DELIVERED, 30)
+    await scene.work(1)
+    await scene.happen(DEAD, reason="too_large", status=None, detail="the payload has 300 kB")
+    await scene.work(1)
+    (sent,) = mail.received
+    for kind in ("plain", "html"):
+        text = body(sent, kind)
+        assert "it is too large (the payload has 300 kB)" in text
+        assert "404" not in text
+    event = orjson.loads(endpoint.requests[-1][1])
+    assert event["data"]["facts"]["Why the last one died"] == "it is too large (the payload has 300 kB)"
+    scene.clock.now += 2 * DAY_S
+    await scene.happen(ATTEMPT, status=404, reason="http_4xx", detail="answered 404")
+    await scene.happen(DEAD, reason="rejected", status=404, detail="answered 404")
+    await scene.work(1)
+    assert "the endpoint rejected it (answered 404)" in body(mail.received[1])
+    assert "correct the URL" in body(mail.received[1])
+
+
 async def test_a_secret_and_a_key_that_are_replaced_are_reported_before_and_never_after(
     scene: Scene, mail: MailServer
 ) -> None:

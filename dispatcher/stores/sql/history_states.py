@@ -69,6 +69,9 @@ class StateReport:
     dead_since: float = 0.0
     """A full hour, 24 to 25 hours ago."""
     dead_at: float | None = None
+    death_reason: str = ""
+    """Of the latest dead event: `rejected`, `expired`, …; empty if it is not known."""
+    death_detail: str = ""
     own_failure_at: float | None = None
     """Latest attempt that failed on our own side."""
 
@@ -263,6 +266,8 @@ def _report(row: RowMapping | Mapping[str, Any], now_ms: int, *, is_current: boo
         dead=dead,
         dead_since=dead_since / 1000,
         dead_at=_seconds(evidence.dead_at),
+        death_reason=evidence.death.reason if evidence.death.at == evidence.dead_at else "",
+        death_detail=evidence.death.detail,
         own_failure_at=_seconds(evidence.own_failure_at),
     )
 

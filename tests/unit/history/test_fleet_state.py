@@ -1,7 +1,9 @@
 """The state of a webhook by evidence: which evidence makes which state, whatever order it arrives in."""
 
 from collections.abc import Iterable
+from itertools import permutations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from dispatcher.contract.fleet_state import (
     HOUR_MS,
     MINUTE_MS,
     Configured,
+    Failure,
     FleetState,
     StateEvidence,
     decode_evidence,
@@ -171,3 +174,21 @@ def test_dead_events_are_counted_since_a_time_that_is_named() -> None:
 
 def test_evidence_of_another_version_is_ignored() -> None:
     assert decode_evidence(b"\xc1") == decode_evidence(b'"x"') == StateEvidence()
+
+
+def test_the_latest_dead_event_says_why_it_died_in_any_order() -> None:
+    """Also beside evidence of an older version, which has no reason."""
+    entries = [
+        HistoryEntry(at * 1000, HistoryOutcome.DEAD, "org", "prod", reason=reason, status=status, detail=reason)
+        for at, reason, status in ((1, "rejected", 404), (3, "too_large", None), (2, "expired", None))
+    ]
+    for ordered in permutations(entries):
+        merged = StateEvidence()
+        for one in ordered:
+            evidence = StateEvidence()
+            evidence.add(one)
+            merged.merge(decode_evidence(encode_evidence(evidence)))
+        assert (merged.dead_at, merged.death.reason, merged.death.detail) == (3000, "too_large", "too_large")
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_evidence(merged))[:9])
+    read = decode_evidence(older)
+    assert (read.dead_at, read.death) == (3000, Failure())
