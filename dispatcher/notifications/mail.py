@@ -24,7 +24,7 @@ _NO_SUCH_RECIPIENT: Final = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.
 """Those that concern the recipient's address itself: 5.1.7 and 5.1.8 concern the sender's."""
 _NO_SUCH_MAILBOX: Final = frozenset({550, 551, 553})
 _ABOUT_US: Final = re.compile(r"relay|authenti|sender|polic|block|listed|spam", re.IGNORECASE)
-"""Words of servers that give no status code and refuse the client, whoever the recipient is."""
+"""Words of servers that give no status code and refuse the client, for any recipient."""
 
 log = structlog.get_logger(__name__)
 

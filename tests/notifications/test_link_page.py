@@ -137,7 +137,7 @@ async def test_contacts_of_an_older_version_stay_confirmed_and_get_a_keyed_hash(
 
 
 async def keep_house(scene: Scene, days: int) -> None:
-    """Lets days pass, in each of which the worker is started anew."""
+    """Lets days pass, in each of which the worker is started again."""
     for _ in range(days):
         await scene.new_notifier().expire()
         scene.clock.now += 86_400

@@ -48,7 +48,7 @@ async def database_away(scene: Scene, mail: MailServer) -> AsyncIterator[None]:
 async def test_a_message_is_sent_once_if_the_database_is_away_when_its_send_ends(
     scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it is away, and whatever became of the message."""
+    """However long it is away, and whatever happened to the message."""
     monkeypatch.setattr(notifier, "NOTE_FIRST_S", 0.01)
     scene.webhooks = [webhook_of(LUMA, CONTACT)]
     await confirmed(scene, mail, CONTACT)

@@ -1,4 +1,4 @@
-"""What becomes of messages that wait for their next try: newer news, a contact who has gone, a server that is back."""
+"""What happens to messages that wait for their next try: newer news, a contact who has gone, a server that is back."""
 
 import asyncio
 

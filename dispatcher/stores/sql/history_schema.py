@@ -1,7 +1,7 @@
 """The tables of the history store. The store creates them itself: history can be read from the topic again.
 
 What `contacts` and `unnamed` have is nowhere else: in a new store, contacts have to confirm again, and those who opted
-out are asked again. `reported` and `messages` are lost, too: trouble that lasts is reported once more.
+out receive another request to confirm. `reported` and `messages` are lost, too: trouble that lasts is reported again.
 
 SQLite has plain tables. On PostgreSQL `history_entries` is partitioned by retention class, and each class by day, so
 that old entries are dropped with their partition. Times are Unix milliseconds.

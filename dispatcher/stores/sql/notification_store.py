@@ -320,7 +320,7 @@ class NotificationStore:
         """Notes how sending a claimed message ended, unless it was claimed again since: then its sender was too late.
 
         Args:
-            again_in_s: the message waits for its next try, for so long, unless newer news replaces it.
+            again_in_s: the message waits this long for its next try, unless newer news replaces it.
             instead: stored if none of the notices that were stored together with this one was or may be sent.
 
         Raises:

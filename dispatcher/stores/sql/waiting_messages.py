@@ -45,7 +45,7 @@ async def end_lost(connection: AsyncConnection, is_due: ColumnElement[bool], now
 
 
 async def make_way(connection: AsyncConnection, added: Sequence[Mapping[str, Any]], now_ms: int) -> None:
-    """Gives up waiting notices that the added ones replace. Those to the same recipient that stay are due at once.
+    """Ends waiting notices that the added ones replace. Those to the same recipient that stay are due at once.
 
     A notice of several webhooks stays: it may have other news.
     """
