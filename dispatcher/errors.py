@@ -184,6 +184,10 @@ class AlreadyExists(DispatcherError):
         self.existing_id = existing_id
 
 
+class WouldBeSkipped(DispatcherError):
+    """Events can't be sent again, because they would be skipped: their webhook is switched off, or there is none."""
+
+
 class EditConflict(DispatcherError):
     """The object was changed meanwhile; the caller has to read it again and repeat the edit."""
 

@@ -5,6 +5,7 @@ Each checks permissions, executes, and writes an audit entry.
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel
+from dispatcher.console.resending import raise_if_skipped
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound
@@ -78,13 +79,15 @@ async def redrive(
 
     Raises:
         NotFound: the person can't see the tenant, or an event doesn't exist.
+        WouldBeSkipped: the tenant's webhook is switched off, or there is none.
         DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
         StoreUnavailable: the redrive was started, but not recorded.
     """
     if not person.may_see(tenant.org):
         raise NotFound("there is no such organisation and sandbox")
-    job = await services.dead_events.redrive(tenant, ids=ids, query=query, by=person.name, orgs=person.orgs)
     webhook = await services.webhooks.of_tenant(tenant, orgs=person.orgs)
+    raise_if_skipped(webhook)
+    job = await services.dead_events.redrive(tenant, ids=ids, query=query, by=person.name, orgs=person.orgs)
     await services.audit.record(
         AuditAction.REDRIVE,
         by=person.name,

@@ -23,6 +23,7 @@ from dispatcher.errors import (
     Problem,
     StoreUnavailable,
     TooSoon,
+    WouldBeSkipped,
     first_problems,
 )
 
@@ -116,6 +117,8 @@ def api_error_of(error: DispatcherError, *, may_have_changed: bool) -> ApiError:
             return ApiError(
                 409, "already_exists", _sentence(error), headers={"Link": f'<{path}>; rel="related"'}, existing=path
             )
+        case WouldBeSkipped():
+            return ApiError(409, "would_be_skipped", _sentence(error))
         case EditConflict(current_version=version):
             return ApiError(412, "edit_conflict", _sentence(error), headers={"ETag": f'"{version}"'})
         case TooSoon():

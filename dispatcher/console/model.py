@@ -5,7 +5,7 @@ OpenAPI document. Times are Unix seconds here and RFC 3339 in the API. No value 
 contain personal data say so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
@@ -275,6 +275,8 @@ class DeadPage:
     total: int
     """How many of the kept events match."""
     next: str | None
+    by_tenant: Mapping[TenantKey, int] = field(default_factory=dict)
+    """How many of the kept events of each tenant match; unreadable records have no tenant."""
     is_complete: bool = True
     """False if the topic holds more than is kept, or is still being read."""
 

@@ -10,8 +10,8 @@ from pydantic import JsonValue
 from dispatcher.console.model import DeadCount, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.services import Services
 from dispatcher.console.webhook_state import state_of
-from dispatcher.errors import DispatcherError, NotFound
-from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+from dispatcher.errors import DispatcherError, NotFound, WouldBeSkipped
+from dispatcher.stores.sql.records import AuditAction, ListedWebhook, StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,30 @@ class ResendPlan:
         return not self.events and not self.dead.is_at_least
 
 
+def why_skipped(webhook: StoredWebhook | ListedWebhook | None) -> str:
+    """Returns why events of a tenant with this webhook would be skipped if they were sent again; empty if they aren't.
+
+    Skipped events would still be marked as sent again, so that nobody could send them after the webhook is repaired.
+    """
+    if webhook is None:
+        return "there is no webhook for it: its events would be skipped"
+    return "" if webhook.enabled else "the webhook is switched off; switch it on first: its events would be skipped"
+
+
+def raise_if_skipped(webhook: StoredWebhook | None) -> None:
+    """Raises WouldBeSkipped if events that are sent again would be skipped."""
+    if reason := why_skipped(webhook):
+        raise WouldBeSkipped(reason)
+
+
 async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:
     """Counts the events that a resend would send, and collects reasons why they may fail again.
 
     Raises:
+        WouldBeSkipped: the webhook is switched off.
         DispatcherError: the broker or a database doesn't answer.
     """
+    raise_if_skipped(webhook)
     delivered, dead = ResendCheck(0, 0), DeadCount(0)
     warnings: list[str] = []
     if order.delivered and services.resends is not None:
@@ -95,8 +113,10 @@ async def start_resend(
 
     Raises:
         NotFound: nothing matches.
+        WouldBeSkipped: the webhook is switched off.
         DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer.
     """
+    raise_if_skipped(webhook)
     jobs: list[RedriveModel] = []
     problems: dict[Literal["delivered", "dead"], DispatcherError] = {}
 

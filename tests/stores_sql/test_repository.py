@@ -14,7 +14,7 @@ from dispatcher.config.webhooks import Channel
 from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, StoreUnavailable
-from dispatcher.stores.sql import schema
+from dispatcher.stores.sql import rows, schema
 from dispatcher.stores.sql.audit import AuditLog, write_entry
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import MAX_LISTED, AuditAction, AuditQuery, Orgs, WebhookQuery
@@ -29,6 +29,20 @@ async def test_a_created_webhook_is_found_by_id_and_by_tenant(repository: Webhoo
     assert await repository.get(made.id, orgs=None) == made
     assert await repository.of_tenant(TenantKey("luma@AdobeOrg", "prod"), orgs=None) == made
     assert made.config() == plain()
+
+
+async def test_the_webhooks_of_many_tenants_are_found_at_once(
+    repository: WebhookRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_MOST_KEYS", 2)
+    made = await repository.create(plain(), by="ada", orgs=None)
+    others = [TenantKey("luma@AdobeOrg", name) for name in ("stage", "a'b", "c\0d")]
+    found = await repository.list_tenants([*others, made.tenant], orgs=None)
+    assert {tenant: (one.id, one.name, one.enabled) for tenant, one in found.items()} == {
+        made.tenant: (made.id, made.name, True)
+    }
+    assert await repository.list_tenants([made.tenant], orgs=frozenset({"rival@AdobeOrg"})) == {}
+    assert await repository.list_tenants([], orgs=None) == {}
 
 
 async def test_one_of_twenty_simultaneous_creations_of_a_webhook_succeeds(repository: WebhookRepository) -> None:

@@ -73,7 +73,10 @@ _WORDS: Final = {
     401: "The token is missing or invalid.",
     403: "The role does not permit this, or the caller does not belong to the organisation.",
     404: "It does not exist, or belongs to an organisation that the caller can't see.",
-    409: "The organisation and sandbox already have a webhook: `existing` names it.",
+    409: (
+        "The organisation and sandbox already have a webhook, which `existing` names; or their events can't be sent "
+        "again, because their webhook is switched off or missing, so that they would be skipped."
+    ),
     412: "It was changed in the meantime; the header ETag contains its current version.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",

@@ -164,15 +164,17 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
-        dead_events.redrive, Empty, models.RedriveOrder, model.RedriveModel, 202, error_statuses=frozenset({404}),
+        dead_events.redrive, Empty, models.RedriveOrder, model.RedriveModel, 202, error_statuses=frozenset({404, 409}),
     ),
     Route(
         "POST", "/webhooks/{id}/resend/check", "checkResend", "What a resend would send; nothing is sent.", _ADMIN,
         resend.check_resend, Empty, models.ResendRequest, models.ResendCheckModel, path_parameters=_WEBHOOK,
+        error_statuses=frozenset({409}),
     ),
     Route(
         "POST", "/webhooks/{id}/resend", "resend", "Send delivered and dead events of a webhook again.", _ADMIN,
         resend.resend, Empty, models.ResendRequest, models.ResendJobs, 202, path_parameters=_WEBHOOK,
+        error_statuses=frozenset({409}),
     ),
     Route(
         "GET", "/redrives", "listRedrives", "Jobs that send events again, running and finished.", _VIEWER,

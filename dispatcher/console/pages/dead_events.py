@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -12,18 +12,20 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from dispatcher.console import actions
-from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel
+from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person, RedriveModel
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
+from dispatcher.console.resending import why_skipped
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract import redaction
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import ListedWebhook
 
 PAGE: Final = 50
 MAX_CHOSEN: Final = 500
@@ -37,6 +39,10 @@ STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "
 class DeadEventFilter:
     """The chosen filters, as text: the same in a URL and in a form."""
 
+    org: str = ""
+    """Organisation whose events are shown; empty for those of the selection in the top bar."""
+    sandbox: str = ""
+    """Empty for all sandboxes of `org`."""
     reasons: tuple[str, ...] = ()
     message_status: str = ""
     channel: str = ""
@@ -53,8 +59,10 @@ class DeadEventFilter:
         """Reads the filters of a query or form; ignores invalid ones."""
         reasons = tuple(str(one) for one in given.getall("reason", []))
         status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
-        sent_again = str(given.get("again", "no"))
+        sent_again, org = str(given.get("again", "no")), str(given.get("org", ""))[:200]
         return cls(
+            org=org,
+            sandbox=str(given.get("sandbox", ""))[:200] if org else "",
             reasons=tuple(one for one in reasons if one in list(DeadReason)),
             message_status=status,
             channel=str(given.get("channel", "")).strip()[:200],
@@ -74,6 +82,24 @@ class DeadEventFilter:
     def is_filtered(self) -> bool:
         return self != DeadEventFilter(before=self.before)
 
+    @property
+    def shows_sent_again(self) -> bool:
+        """True if events are shown that were sent again, which "all that match" can't send."""
+        return self.sent_again != "no"
+
+    def scope(self, request: web.Request, person: Person) -> Scope:
+        """Returns the tenants whose events are shown. Raises NotFound if the person can't see the organisation."""
+        if not self.org:
+            return Scope.of(request, person)
+        if not person.may_see(self.org):
+            raise NotFound("there is no such organisation and sandbox")
+        return Scope(self.org, self.sandbox or None)
+
+    def as_of(self, now: float) -> "DeadEventFilter":
+        """Returns the filter with a fixed begin and end: events that die later, or leave the span, change nothing."""
+        fixed = self.time.as_of(now)
+        return replace(self, span="", since=fixed.since, until=fixed.until)
+
     def query(self, tenant: TenantKey | None, now: float) -> DeadQuery:
         return DeadQuery(
             tenant=tenant,
@@ -92,9 +118,13 @@ class DeadEventFilter:
         """Returns names and values for a URL or hidden fields."""
         fields = [("reason", one) for one in self.reasons]
         fields += [("status", self.message_status)] if self.message_status else []
-        named = ("channel", "campaign", "span", "since", "until")
+        named = ("org", "sandbox", "channel", "campaign", "span", "since", "until")
         fields += [(name, value) for name in named if (value := getattr(self, name))]
         return fields + ([("again", self.sent_again)] if self.sent_again != "no" else [])
+
+    @property
+    def address(self) -> str:
+        return "/dead-events?" + urlencode(self.fields())
 
     def older(self, cursor: str) -> str:
         return "/dead-events?" + urlencode([*self.fields(), ("before", cursor)])
@@ -110,8 +140,37 @@ class RedriveGroup:
     """Empty if all that match the filters are selected."""
     is_at_least: bool = False
     """True if more may match than the console keeps: all that match are sent."""
+    refusal: str = ""
+    """Why they can't be sent: they would be skipped. Empty if they can."""
     warnings: tuple[str, ...] = ()
     """Sentences that say why they may fail again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveChoice:
+    """Selected dead events: those that can be sent again, and those that would be skipped."""
+
+    sent: list[RedriveGroup]
+    left_out: list[RedriveGroup]
+    is_cut: bool = False
+    """True if more groups than `MAX_GROUPS` could be sent: the largest ones are."""
+
+    @property
+    def events(self) -> int:
+        return sum(group.events for group in self.sent)
+
+    @property
+    def events_left_out(self) -> int:
+        return sum(group.events for group in self.left_out)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be sent; empty if something can."""
+        if self.sent:
+            return ""
+        if self.left_out:
+            return " ".join(f"{group.tenant}: {group.refusal}." for group in self.left_out[:MAX_GROUPS])
+        return "Select the events to send again, or choose all that match."
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -136,11 +195,9 @@ class DeadEventsPages:
 
     async def _list(self, request: web.Request, wanted: DeadEventFilter, problem: str = "") -> web.StreamResponse:
         person = person_of(request)
-        scope, dead = Scope.of(request, person), self._renderer.services.dead_events
+        scope, dead = wanted.scope(request, person), self._renderer.services.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=scope.orgs(person))
-        webhooks = {webhook.tenant: webhook for webhook in await self._renderer.webhooks(person, scope)}
-        matching = self._matching(scope, webhooks, wanted) if person.is_admin else []
-        whole = matching[:MAX_GROUPS]
+        webhooks = await self._webhooks_of(page, person)
         return await self._renderer.page(
             request,
             "dead_events.html",
@@ -148,13 +205,13 @@ class DeadEventsPages:
             status=422 if problem else 200,
             items=page.items,
             total=page.total,
-            whole=whole,
-            whole_events=sum(group.events for group in whole),
-            is_whole_cut=len(matching) > MAX_GROUPS,
+            whole=_whole(page, webhooks, wanted),
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
+            shown_scope=scope,
             webhooks=webhooks,
+            why_skipped=why_skipped,
             shown_to=lambda dead_event: _recipient(dead_event, person),
             reasons=[reason.value for reason in DeadReason],
             statuses=STATUSES,
@@ -170,20 +227,23 @@ class DeadEventsPages:
         wanted = DeadEventFilter.of(posted)
         if wanted.time.problem:
             return await self._list(request, wanted, wanted.time.problem)
+        checked = wanted.as_of(time.time())
         try:
-            groups = await self._groups(posted, person, Scope.of(request, person), wanted)
+            choice = await self._choice(posted, person, wanted.scope(request, person), checked)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
-        if not groups:
-            return await self._list(request, wanted, "Select the events to send again, or choose all that match.")
+        if choice.problem:
+            return await self._list(request, wanted, choice.problem)
         return await self._renderer.page(
             request,
             "redrive_confirm.html",
             at="dead",
-            groups=await asyncio.gather(*(self._with_warnings(group, person) for group in groups)),
-            total=sum(group.events for group in groups),
-            is_at_least=any(group.is_at_least for group in groups),
+            groups=await asyncio.gather(*(self._with_warnings(group, person) for group in choice.sent)),
+            left_out=choice.left_out,
+            total=choice.events,
+            is_at_least=any(group.is_at_least for group in choice.sent),
             wanted=wanted,
+            checked=checked,
             chose_all=_chose_all(posted),
         )
 
@@ -193,51 +253,61 @@ class DeadEventsPages:
         wanted = DeadEventFilter.of(posted)
         if wanted.time.problem:
             return await self._list(request, wanted, wanted.time.problem)
-        jobs: list[RedriveModel] = []
-        problems: list[str] = []
         try:
-            groups = await self._groups(posted, person, Scope.of(request, person), wanted)
+            choice = await self._choice(posted, person, wanted.scope(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
-        for group in groups:
+        if choice.problem:
+            return await self._list(request, wanted, choice.problem)
+        jobs: list[RedriveModel] = []
+        problems: list[str] = []
+        for group in choice.sent:
             try:
                 ids, query = frozenset(group.ids) or None, replace(wanted.query(group.tenant, time.time()), before=None)
                 jobs.append(await actions.redrive(self._renderer.services, person, group.tenant, ids, query))
             except DispatcherError as error:
                 problems.append(f"{group.tenant}: {error.for_tenants}.")
         if not jobs:
-            return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
-        left = [("left", str(len(problems)))] if problems else []
+            return await self._list(request, wanted, " ".join(problems))
+        number = len(problems) + (0 if _chose_all(posted) else len(choice.left_out))
+        left = [("left", str(number))] if number else []
         return to("/jobs?" + urlencode([*(("job", job.id) for job in jobs), *left]))
 
-    def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: DeadEventFilter) -> list[RedriveGroup]:
-        """Returns all that match, in the scope's sandbox or in each with a webhook; the largest groups first."""
-        query, dead = wanted.query(None, time.time()), self._renderer.services.dead_events
-        groups: list[RedriveGroup] = []
-        for tenant in tenants if scope.tenant is None else [scope.tenant]:
-            own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
-            found = dead.search(own, orgs=frozenset({tenant.org}))
-            if found.total:
-                groups.append(RedriveGroup(tenant, found.total, (), is_at_least=not found.is_complete))
-        return sorted(groups, key=lambda group: (-group.events, group.tenant))
+    async def _webhooks_of(self, page: DeadPage, person: Person) -> dict[TenantKey, ListedWebhook]:
+        return await self._renderer.services.webhooks.list_tenants(page.by_tenant, orgs=person.orgs)
 
     async def _with_warnings(self, group: RedriveGroup, person: Person) -> RedriveGroup:
         services = self._renderer.services
         webhook = await services.webhooks.of_tenant(group.tenant, orgs=person.orgs)
-        if webhook is None:
-            return replace(group, warnings=("There is no webhook for it: they would be skipped.",))
-        return replace(group, warnings=(await state_of(services, webhook)).reasons)
+        return group if webhook is None else replace(group, warnings=(await state_of(services, webhook)).reasons)
 
-    async def _groups(
+    async def _choice(
         self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: DeadEventFilter
-    ) -> list[RedriveGroup]:
+    ) -> RedriveChoice:
         """Returns the selected events by tenant. Raises NotFound if the person can't see an id."""
-        dead = self._renderer.services.dead_events
+        services = self._renderer.services
         if _chose_all(posted):
-            tenants = {webhook.tenant for webhook in await self._renderer.webhooks(person, scope)}
-            return self._matching(scope, tenants, wanted)[:MAX_GROUPS]
+            query = replace(wanted.query(scope.tenant, time.time()), before=None, limit=1)
+            page = services.dead_events.search(query, orgs=scope.orgs(person))
+            return _whole(page, await self._webhooks_of(page, person), wanted)
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MAX_CHOSEN]
-        return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
+        groups = list(_by_tenant(services.dead_events.get(one, orgs=person.orgs) for one in ids))
+        webhooks = await services.webhooks.list_tenants([group.tenant for group in groups], orgs=person.orgs)
+        return _choice_of(groups, webhooks)
+
+
+def _whole(page: DeadPage, webhooks: Mapping[TenantKey, ListedWebhook], wanted: DeadEventFilter) -> RedriveChoice:
+    """Returns all that match, the largest groups first; nothing if events are shown that were sent again already."""
+    found = {} if wanted.shows_sent_again else page.by_tenant
+    groups = [RedriveGroup(tenant, events, (), not page.is_complete) for tenant, events in found.items()]
+    choice = _choice_of(sorted(groups, key=lambda group: (-group.events, group.tenant)), webhooks)
+    return replace(choice, sent=choice.sent[:MAX_GROUPS], is_cut=len(choice.sent) > MAX_GROUPS)
+
+
+def _choice_of(groups: Iterable[RedriveGroup], webhooks: Mapping[TenantKey, ListedWebhook]) -> RedriveChoice:
+    """Separates the groups that can be sent from those that would be skipped."""
+    judged = [replace(group, refusal=why_skipped(webhooks.get(group.tenant))) for group in groups]
+    return RedriveChoice([one for one in judged if not one.refusal], [one for one in judged if one.refusal])
 
 
 def _by_tenant(dead_events: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:

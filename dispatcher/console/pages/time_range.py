@@ -1,7 +1,7 @@
 """Time ranges of filters: typed as local times, with an offset in URLs, so that a link means the same to everyone."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
@@ -52,10 +52,20 @@ class TimeRange:
         """The end for an input of local times."""
         return _for_input(self.until)
 
+    def as_of(self, now: float) -> "TimeRange":
+        """Returns the range with fixed times as its begin (if it has one) and end: it means the same later."""
+        begin = self.begin(now)
+        since = self.since or ("" if begin is None else _text_of(begin))
+        return TimeRange("", since, _text_of(now) if self.end is None or self.end > now else self.until)
+
     def fields(self) -> list[tuple[str, str]]:
         """Returns names and values for a URL or hidden fields."""
         named = (("range", self.range), ("since", self.since), ("until", self.until))
         return [(name, value) for name, value in named if value]
+
+
+def _text_of(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def time_in(text: str) -> float | None:

@@ -1,5 +1,6 @@
 """In-memory index of dead letters, for search. Pure. Contains personal data: recipients' addresses."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -79,7 +80,8 @@ class DeadEventIndex:
         rest = matching if before is None else [kept for kept in matching if kept.order < before]
         shown = rest[:limit]
         cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
-        return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
+        by_tenant = Counter(tenant for kept in matching if (tenant := kept.dead_event.tenant) is not None)
+        return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, by_tenant, self.is_all)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""

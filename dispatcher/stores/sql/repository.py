@@ -6,7 +6,7 @@ change writes its audit entry in the same transaction. Secrets are returned for 
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -96,6 +96,11 @@ class WebhookRepository:
             return []
         async with self._database.read() as connection:
             return await rows.listed(connection, query, orgs)
+
+    async def list_tenants(self, tenants: Collection[TenantKey], *, orgs: Orgs) -> dict[TenantKey, ListedWebhook]:
+        """Returns the webhooks of these tenants; leaves out tenants that have none."""
+        async with self._database.read() as connection:
+            return {one.tenant: one for one in await rows.listed_of(connection, tenants, orgs)}
 
     async def tenants(self, words: str = "", *, orgs: Orgs, limit: int) -> list[TenantKey]:
         """Returns organisation and sandbox of the webhooks in which all the words appear, in their order."""

@@ -22,6 +22,7 @@ from sqlalchemy import (
     not_,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,6 +37,8 @@ from dispatcher.stores.sql.header_values import open_headers, seal_headers, with
 from dispatcher.stores.sql.records import MAX_LISTED, MAX_PAGE, ListedWebhook, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
 
+_MOST_KEYS: Final = 1000
+"""Tenants that one statement names: databases limit its parameters."""
 _NUMBERS_SQLITE: Final = (
     "SELECT json_extract(value, '$[0]') AS org, json_extract(value, '$[1]') AS sandbox, "
     "json_extract(value, '$[2]') AS number FROM json_each(:numbers)"
@@ -98,10 +101,22 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
 
 async def listed(connection: AsyncConnection, query: WebhookQuery, orgs: Orgs) -> list[ListedWebhook]:
     """Returns all results of a query in its order, at most `MAX_LISTED`, without their configurations."""
+    return await _listed(connection, matching(query, orgs).order_by(*_order(query)).limit(MAX_LISTED))
+
+
+async def listed_of(connection: AsyncConnection, tenants: Iterable[TenantKey], orgs: Orgs) -> list[ListedWebhook]:
+    """Returns the webhooks of these tenants in any order, without their configurations."""
+    wanted = [tenant for tenant in tenants if is_storable(*tenant)]
+    key, found = tuple_(webhooks.c.org, webhooks.c.sandbox), []
+    for begin in range(0, len(wanted), _MOST_KEYS):
+        found += await _listed(connection, existing(orgs).where(key.in_(wanted[begin : begin + _MOST_KEYS])))
+    return found
+
+
+async def _listed(connection: AsyncConnection, statement: Select[tuple[object, ...]]) -> list[ListedWebhook]:
     is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
     columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.name, webhooks.c.enabled, is_paused)
-    statement = matching(query, orgs).with_only_columns(*columns).order_by(*_order(query)).limit(MAX_LISTED)
-    found = (await connection.execute(statement)).all()
+    found = (await connection.execute(statement.with_only_columns(*columns))).all()
     return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5])) for row in found]
 
 

@@ -131,3 +131,31 @@ async def test_the_half_that_could_not_be_started_is_named_beside_the_other(
     console.resends.problem = "the broker does not answer"
     refused = await api.post(path, json={"since": SINCE})
     assert (refused.status, "does not answer" in refused.text) == (503, True)
+
+
+async def test_nothing_is_sent_again_to_a_webhook_that_is_off_or_deleted(console: Console, luma: StoredWebhook) -> None:
+    """Its events would be skipped, and be marked as sent again."""
+    api = await console.client()
+    path, order = f"/api/v1/webhooks/{luma.id}/resend", {"since": SINCE}
+    tenant = {"org": LUMA.org, "sandbox": LUMA.sandbox}
+    redrives: list[dict[str, object]] = [
+        tenant | {"events": {"select": "ids", "ids": ["0-1"]}},
+        tenant | {"events": {"select": "matching"}},
+    ]
+    config = luma.config().model_copy(update={"enabled": False})
+    off = await console.services.webhooks.update(luma.id, config, expected_version=1, by="test", orgs=None)
+    for where, body in (
+        (path, order),
+        (f"{path}/check", order),
+        *(("/api/v1/dead-events/redrive", one) for one in redrives),
+    ):
+        answer = await api.post(where, json=body)
+        assert (answer.status, answer.json["type"]) == (409, "urn:dispatcher:problem:would_be_skipped"), where
+        assert "switch it on first: its events would be skipped" in answer.json["detail"]
+    await console.services.webhooks.delete(luma.id, expected_version=off.version, by="test", orgs=None)
+    for body in redrives:
+        answer = await api.post("/api/v1/dead-events/redrive", json=body)
+        assert (answer.status, answer.json["type"]) == (409, "urn:dispatcher:problem:would_be_skipped")
+        assert "no webhook" in answer.json["detail"]
+    assert (console.dead_events.asked, console.resends.asked) == ([], [])
+    assert (await api.get(f"/api/v1/audit?webhook_id={luma.id}&action=redrive")).json["items"] == []

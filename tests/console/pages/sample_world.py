@@ -7,6 +7,7 @@ the tests of single pages, and the screenshots.
 import hashlib
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -331,7 +332,9 @@ class SampleDeadEvents:
         ]  # fmt: skip
         begin = int(query.before or 0)
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
-        return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following, not self.is_at_least)
+        by_tenant = Counter(fact.tenant for fact in found if fact.tenant is not None)
+        shown = tuple(found[begin : begin + query.limit])
+        return DeadPage(shown, len(found), following, by_tenant, is_complete=not self.is_at_least)
 
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
         whole = replace(query, tenant=tenant, redriven=False, before=None)

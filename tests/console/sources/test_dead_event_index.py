@@ -76,6 +76,17 @@ def test_marks_say_what_was_sent_again() -> None:
     assert index.count(OTHER, NOW) == 0
 
 
+def test_a_page_counts_the_matching_events_of_each_tenant() -> None:
+    index = memory([letter(1), letter(2), letter(3, OTHER), letter(4, None), mark(5, 2)])
+    assert index.search(DeadQuery(limit=1), orgs=None).by_tenant == {LUMA: 1, OTHER: 1}
+    assert index.search(DeadQuery(redriven=None, before="1790000002000-1-2"), orgs=None).by_tenant == {
+        LUMA: 2,
+        OTHER: 1,
+    }
+    assert index.search(DeadQuery(since=NOW + 3), orgs=None).by_tenant == {OTHER: 1}
+    assert index.search(DeadQuery(), orgs=frozenset({LUMA.org})).by_tenant == {LUMA: 1}
+
+
 def test_no_other_organisations_event_is_ever_shown() -> None:
     index = memory([letter(1), letter(2, OTHER), letter(3, None)])
     assert ids(index) == ["1-3", "1-2", "1-1"]
