@@ -1,7 +1,7 @@
 """Pages to send a webhook's events again: choose, check, confirm; then the jobs with their progress."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -58,6 +58,10 @@ class ResendChoice:
             return self.time.problem
         return "" if self.time.begin(time.time()) is not None else "Choose a time from which on events are sent again."
 
+    def as_of(self, now: float) -> "ResendChoice":
+        """Returns the choice with a fixed begin and end, so that the counted events are the ones that are sent."""
+        return self if self.events else replace(self, time=self.time.as_of(now))
+
     def order(self, now: float) -> ResendOrder:
         """Returns the resend order of this choice."""
         query = ResendQuery(
@@ -72,7 +76,7 @@ class ResendChoice:
         return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
 
     def fields(self) -> list[tuple[str, str]]:
-        """Returns names and values for hidden fields. A relative range becomes its time when it is confirmed."""
+        """Returns names and values for hidden fields."""
         fields = [*self.time.fields(), *((name, value) for name in RESENT if (value := getattr(self, name)))]
         return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)]
 
@@ -116,12 +120,11 @@ class ResendPages:
         self, request: web.Request, webhook: StoredWebhook, choice: ResendChoice, *, is_asked: bool, problem: str = ""
     ) -> web.StreamResponse:
         plan: ResendPlan | None = None
+        now = time.time()
         if is_asked and not problem:
             problem = choice.problem
             try:
-                plan = (
-                    None if problem else await check_resend(self._renderer.services, webhook, choice.order(time.time()))
-                )
+                plan = None if problem else await check_resend(self._renderer.services, webhook, choice.order(now))
             except DispatcherError as error:
                 problem = error.for_tenants
         return await self._renderer.page(
@@ -133,6 +136,7 @@ class ResendPages:
             webhook=webhook,
             webhook_state=await state_of(self._renderer.services, webhook),
             choice=choice,
+            fields=choice.as_of(now).fields(),
             plan=plan,
             problem=problem,
             has_history=self._renderer.services.resends is not None,

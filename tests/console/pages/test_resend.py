@@ -1,8 +1,12 @@
 """Events are sent again from the pages: choose a time or events, check, start, watch, stop."""
 
+import time
+
 import pytest
 from playwright.async_api import Browser, expect
 
+from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
+from dispatcher.contract.tenant import TenantKey
 from tests.console.pages.browsing import PHONE, window
 from tests.console.pages.sample_world import CONTOSO, FABRIKAM, LUMA, NORTHWIND
 from tests.console.pages.stage import Stage
@@ -104,3 +108,36 @@ async def test_numbers_of_dead_events_that_are_not_all_kept_are_lower_bounds(
         await shown.page.get_by_role("button", name="Send again…").click()
         await expect(shown.page.get_by_role("heading", name="Send at least")).to_be_visible()
         await expect(shown.page.locator("main")).to_contain_text("There may be more dead events than were counted.")
+
+
+async def test_the_confirmation_sends_the_range_that_was_checked(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative range once moved on with the clock until the button was pressed."""
+    asked: list[ResendQuery] = []
+    resends = stage.services.resends
+    assert resends is not None
+    check, start = resends.check, resends.start
+
+    async def checking(tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+        asked.append(query)
+        return await check(tenant, query)
+
+    async def starting(tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
+        asked.append(query)
+        return await start(tenant, query, by)
+
+    monkeypatch.setattr(resends, "check", checking)
+    monkeypatch.setattr(resends, "start", starting)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA, "/resend?range=30d&include=delivered"))
+        await expect(shown.page.get_by_label("Time", exact=True)).to_have_value("30d")
+        pressed = time.time()
+        await shown.page.get_by_role("button", name="Send 56 events again").click()
+        await shown.page.wait_for_url("**/jobs?**")
+    checked, sent = asked
+    assert checked.since is not None
+    assert sent.until is not None
+    assert sent.since == pytest.approx(checked.since, abs=0.001)
+    assert sent.until < pressed
