@@ -11,7 +11,7 @@ from dispatcher.console.formatting import value_text
 from dispatcher.console.pages.fields import LISTS, SECRETS, SWITCHES, TEXTS, HeaderRow, SecretField
 from dispatcher.console.pages.form import WebhookForm
 from dispatcher.stores.sql.audit import AuditLog
-from dispatcher.stores.sql.records import AuditAction, AuditQuery, Orgs, StoredWebhook
+from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs, StoredWebhook
 
 MAX_ENTRIES: Final = 200
 """Entries of the audit that are looked at, the newest first."""
@@ -22,7 +22,10 @@ _HEADER: Final = "headers."
 _AS_SAVED: Final = "as saved"
 _METHODS: Final = {"sign": "auth.sign.algorithm", "fetch": "auth.fetch.grant"}
 """A member of the configuration that only this method of authentication has, and always."""
-_NEW_VERSION: Final = frozenset({AuditAction.EDIT, AuditAction.ENABLE, AuditAction.PAUSE, AuditAction.RESUME})
+_KEEPS_FIELDS: Final = frozenset(
+    {AuditAction.ENABLE, AuditAction.PAUSE, AuditAction.RESUME, AuditAction.DELETE, AuditAction.RESTORE}
+)
+"""Actions that make a new version, and change nothing that the form has a field for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,9 @@ async def conflicts_of(
 
     What the form has no field for is kept as it was saved.
     """
-    entries = await audit.search(AuditQuery(webhook_id=webhook.id, limit=MAX_ENTRIES), orgs=orgs)
-    versions = [one for one in entries if one.action in _NEW_VERSION][: webhook.version - since]
+    entries = await _versions(webhook.id, webhook.version - since, audit, orgs)
     changes: dict[str, _Change] = {}
-    for entry in reversed(versions):
+    for entry in reversed([one for one in entries if one.action not in _KEEPS_FIELDS]):
         for path, change in entry.changes.items():
             if isinstance(change, Mapping) and "before" in change:
                 earlier = changes.pop(path, None)  # what was saved last comes last
@@ -77,6 +79,18 @@ async def conflicts_of(
         for key, made, entered in found
         if entered is not None and entered != field_text(saved, key)
     ]
+
+
+async def is_edited_since(webhook_id: str, since: int, version: int, audit: AuditLog, orgs: Orgs) -> bool:
+    """Returns True if the form's fields may have changed between two versions."""
+    entries = await _versions(webhook_id, version - since, audit, orgs)
+    return len(entries) < version - since or not all(one.action in _KEEPS_FIELDS for one in entries)
+
+
+async def _versions(webhook_id: str, number: int, audit: AuditLog, orgs: Orgs) -> list[AuditEntry]:
+    """Returns the audit's entries of the last versions, the newest first."""
+    entries = await audit.search(AuditQuery(webhook_id=webhook_id, limit=MAX_ENTRIES), orgs=orgs)
+    return [one for one in entries if one.action in _KEEPS_FIELDS or one.action is AuditAction.EDIT][:number]
 
 
 def take_saved(form: WebhookForm, key: str, document: Mapping[str, JsonValue]) -> None:

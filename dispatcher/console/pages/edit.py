@@ -1,7 +1,6 @@
 """Pages to create and edit a webhook, with a live preview of its request and a test event before it is saved."""
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -13,7 +12,8 @@ from dispatcher.config.webhook_headers import MAX_HEADERS
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.actions import send_test
 from dispatcher.console.model import Person, TestResultModel
-from dispatcher.console.pages.conflicts import FieldConflict, conflicts_of, take_saved
+from dispatcher.console.pages.conflicts import FieldConflict, conflicts_of, is_edited_since, take_saved
+from dispatcher.console.pages.editing import Editing
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.kept_forms import EDIT_PATH
@@ -54,37 +54,6 @@ _KEY_REPLACED: Final = (
 )
 
 
-@dataclass(slots=True)
-class Editing:
-    """State of the form for one response."""
-
-    form: WebhookForm
-    webhook: StoredWebhook | None
-    version: int = 0
-    """The webhook's version that the browser loaded."""
-    sample: Sample = field(default_factory=Sample)
-    is_changed: bool = False
-    """True if the form contains unsaved input."""
-    status: int = 200
-    notice: str = ""
-    existing_id: str = ""
-    """Id of the webhook that the organisation and sandbox already have."""
-    test: TestResultModel | None = None
-    path: str = ""
-    """Path that the form is posted to, if it is not the request's own."""
-    conflict_since: int = 0
-    """The version before what another editor saved meanwhile; 0 without a conflict."""
-
-    def note_conflict(self, error: EditConflict) -> None:
-        """Prepares the response to an edit of an older version: the next one replaces what was saved meanwhile."""
-        self.notice = (
-            f"This webhook was {error}. What you typed is still here; saving once more puts it in place of what "
-            "was saved meanwhile."
-        )
-        self.conflict_since = self.conflict_since or self.version
-        self.version, self.status = error.current_version, 412
-
-
 def add_to(app: web.Application, renderer: Renderer) -> None:
     """Adds this module's routes to the console."""
     pages = WebhookEditor(renderer)
@@ -123,15 +92,19 @@ class WebhookEditor:
         return await self._show(request, person, Editing(form, webhook, webhook.version))
 
     async def post_new(self, request: web.Request) -> web.StreamResponse:
-        return await self._post(request, admin_of(request), None)
+        person = admin_of(request)
+        return await self._post(request, person, self._editing(await form_body(request), person, None))
 
     async def post_edit(self, request: web.Request) -> web.StreamResponse:
-        return await self._post(request, admin_of(request), await self._renderer.webhook(request))
-
-    async def _post(self, request: web.Request, person: Person, webhook: StoredWebhook | None) -> web.StreamResponse:
+        person = admin_of(request)
         posted = await form_body(request)
-        editing = self._editing(posted, person, webhook)
-        form = editing.form
+        return await self._post(
+            request, person, await self._editing_of(request.match_info["webhook_id"], posted, person)
+        )
+
+    async def _post(self, request: web.Request, person: Person, editing: Editing) -> web.StreamResponse:
+        posted = await form_body(request)
+        form, webhook = editing.form, editing.webhook
         action = str(posted.get("action", "save"))
         if action == "add-header":
             if len(form.headers) < MAX_HEADERS:
@@ -142,7 +115,9 @@ class WebhookEditor:
                 del form.headers[number]
         elif action.startswith("take.") and webhook is not None:
             take_saved(form, action.partition(".")[2], webhook.document)
-        elif action in ("save", "test"):
+        elif action == "restore" and editing.is_deleted and webhook is not None:
+            await self._restore(editing, webhook.id, person)
+        elif action in ("save", "test") and editing.status != 404:
             saved = await self._submit(editing, person, action)
             if saved is not None:
                 return to(f"/webhooks/{saved.id}?done={'created' if webhook is None else 'saved'}")
@@ -153,18 +128,56 @@ class WebhookEditor:
         if editing.form.take_replaced_keys():
             editing.notice, editing.status = _KEY_REPLACED, 412
             return None
-        saved = None
+        saved, webhook_id = None, "" if editing.webhook is None else editing.webhook.id
         try:
             config = await self._resolved(editing, person, editing.version if action == "save" else None)
             if config is not None and action == "test":
                 await self._test(editing, config, person)
             elif config is not None:
                 saved = await self._saved(editing, config, person)
+        except NotFound:
+            editing.note_deleted(await self._deleted(webhook_id, person))
         except EditConflict as error:
+            if await self._keeps_what_was_saved(editing, person, error):
+                editing.version = error.current_version
+                return await self._submit(editing, person, action)
             editing.note_conflict(error)
         if editing.form.errors:
             editing.status = 422
         return saved
+
+    async def _keeps_what_was_saved(self, editing: Editing, person: Person, error: EditConflict) -> bool:
+        """Returns True if saving overwrites nothing: the webhook was only paused, resumed, reactivated or restored."""
+        webhook = editing.webhook
+        if webhook is None or error.current_version <= editing.version:
+            return False
+        audit = self._renderer.services.audit
+        return not await is_edited_since(webhook.id, editing.version, error.current_version, audit, person.orgs)
+
+    async def _deleted(self, webhook_id: str, person: Person) -> StoredWebhook | None:
+        """Returns a deleted webhook; None if it can't be restored."""
+        try:
+            return await self._renderer.services.webhooks.get_deleted(webhook_id, orgs=person.orgs)
+        except NotFound:
+            return None
+
+    async def _restore(self, editing: Editing, webhook_id: str, person: Person) -> None:
+        try:
+            restored = await self._renderer.services.webhooks.restore(webhook_id, by=person.name, orgs=person.orgs)
+            editing.note_restored(restored)
+        except AlreadyExists as error:
+            editing.existing_id, editing.status = error.existing_id, 409
+
+    async def _editing_of(self, webhook_id: str, posted: MultiMapping[str], person: Person) -> Editing:
+        """Returns the state of a posted form of a webhook, which may have been deleted meanwhile."""
+        try:
+            webhook = await self._renderer.services.webhooks.get(webhook_id, orgs=person.orgs)
+        except NotFound:
+            deleted = await self._deleted(webhook_id, person)
+            editing = self._editing(posted, person, deleted)
+            editing.note_deleted(deleted)
+            return editing
+        return self._editing(posted, person, webhook)
 
     def _editing(self, posted: MultiMapping[str], person: Person, webhook: StoredWebhook | None) -> Editing:
         document = {} if webhook is None else webhook.document
@@ -185,14 +198,13 @@ class WebhookEditor:
         found = None if kept is None else EDIT_PATH.fullmatch(kept.path)
         if kept is None or found is None or kept.owner != person.id:
             raise NotFound("this form can't be shown again: it is older than an hour, or of another person")
-        webhook = None
-        if found[1] is not None:
-            webhook = await self._renderer.services.webhooks.get(found[1], orgs=person.orgs)
-        editing = self._editing(MultiDict(kept.fields), person, webhook)
-        editing.notice, editing.path = (
-            "You are signed in again. Nothing was saved yet: what you entered is here.",
-            kept.path,
-        )
+        fields = MultiDict(kept.fields)
+        if found[1] is None:
+            editing = self._editing(fields, person, None)
+        else:
+            editing = await self._editing_of(found[1], fields, person)
+        notice = "You are signed in again. Nothing was saved yet: what you entered is here."
+        editing.notice, editing.path = f"{notice} {editing.notice}".strip(), editing.path or kept.path
         return await self._show(request, person, editing)
 
     async def _resolved(self, editing: Editing, person: Person, version: int | None) -> WebhookConfig | None:
@@ -254,11 +266,10 @@ class WebhookEditor:
         person = admin_of(request)
         posted = await form_body(request)
         webhook_id = str(posted.get("webhook_id", ""))
-        webhook = await self._renderer.services.webhooks.get(webhook_id, orgs=person.orgs) if webhook_id else None
-        document = {} if webhook is None else webhook.document
-        form = WebhookForm.of_post(posted, document, self._sealer, person.id)
-        if webhook is not None:
-            form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
+        editing = (
+            await self._editing_of(webhook_id, posted, person) if webhook_id else self._editing(posted, person, None)
+        )
+        form, webhook = editing.form, editing.webhook
         shown, missing = await asyncio.to_thread(self._preview, form, webhook, Sample.of(posted))
         form.draft(_stored_headers(webhook))  # for its errors about header parameters
         return self._renderer.plain(
