@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from yarl import URL
 
 from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.console import csrf, measures
@@ -37,6 +38,7 @@ LOCAL: Final = Person("local", "local admin", Role.ADMIN, None)
 LINK: Final = Person("link", "operator (sign-in link)", Role.ADMIN, None)
 _LOCAL_SESSION = "local"
 
+_TOO_OLD: Final = "The page is too old, or this came from elsewhere: go back, load it again, and try again."
 _PUBLIC = frozenset(
     {
         "/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json",
@@ -138,7 +140,7 @@ class Access:
                 kept = await keep_form(request)
                 if kept is not None:
                     return kept
-            raise redirect_to_sign_in(request)
+            raise await self._redirect_to_sign_in(request)
         return await handler(request)
 
     @web.middleware
@@ -154,9 +156,7 @@ class Access:
                     kept = await keep_form(request)  # of an earlier session of the same person
                     if kept is not None:
                         return kept
-                    raise ApiError(
-                        403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
-                    )
+                    raise ApiError(403, "csrf", _TOO_OLD)
         return await handler(request)
 
     async def person_of_token(self, text: str) -> Person | None:
@@ -217,6 +217,25 @@ class Access:
         is_over = token is None or token.revoked_at is not None or _has_expired(token)
         return None if is_over else token
 
+    async def _redirect_to_sign_in(self, request: web.Request) -> web.HTTPSeeOther:
+        """Returns a redirect to the sign-in page, which leads back to the requested page.
+
+        If the request is an action on one of our pages, it leads back to that page and says that nothing was changed.
+        """
+        wanted, ended = request.path_qs, {}
+        if request.method not in ("GET", "HEAD"):
+            before = _parts(request.headers.get("Referer", "")[:4096])
+            wanted = "/"
+            if before.scheme in ("http", "https") and self._is_ours(before, request):
+                page = f"{before.path}?{before.query}" if before.query else before.path
+                ended = {"ended": "1"}
+                wanted = page if is_local_path(page) and await _is_page(request, page) else "/"
+        query = {"next": wanted if is_local_path(wanted) else "/"} | ended
+        return web.HTTPSeeOther(request.rel_url.with_path("/sign-in").with_query(query))
+
+    def _is_ours(self, origin: SplitResult, request: web.Request) -> bool:
+        return origin.netloc.lower() in (self._public.netloc, request.host.lower())
+
     def invalidate_tokens(self) -> None:
         """Drops the cached tokens after one was created or revoked in this process."""
         self._known_at = None
@@ -234,10 +253,7 @@ class Access:
             is_ours = site in ("same-origin", "none")
         elif origin is not None:
             parts = _parts(origin)
-            is_ours = parts.netloc.lower() in (self._public.netloc, request.host.lower()) and parts.scheme in (
-                "http",
-                "https",
-            )
+            is_ours = parts.scheme in ("http", "https") and self._is_ours(parts, request)
         else:
             is_ours = True  # no browser
         if not is_ours:
@@ -258,11 +274,10 @@ async def keep_form(request: web.Request) -> web.Response | None:
     return None if renderers is None else await renderers.keep_form(request)
 
 
-def redirect_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
-    """Returns a redirect to the sign-in page, which leads back to the requested page if the request was a GET."""
-    wanted = request.path_qs if request.method in ("GET", "HEAD") else "/"
-    url = request.rel_url.with_path("/sign-in").with_query({"next": wanted if is_local_path(wanted) else "/"})
-    return web.HTTPSeeOther(url)
+async def _is_page(request: web.Request, path: str) -> bool:
+    """Returns True if a GET of the path isn't refused for its path or method."""
+    found = await request.app.router.resolve(request.clone(method="GET", rel_url=URL(path)))
+    return found.http_exception is None
 
 
 def _holder(token: ApiToken) -> Person:

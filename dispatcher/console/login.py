@@ -56,7 +56,9 @@ class Login:
         self._client(request)  # warns of a proxy that isn't trusted, before the first failure
         if PERSON in request:
             return _to(_next(request.query.get("next", "/")))
-        return await self._respond_page(request, _next(request.query.get("next", "/")))
+        return await self._respond_page(
+            request, _next(request.query.get("next", "/")), has_ended="ended" in request.query
+        )
 
     async def _by_token(self, request: web.Request) -> web.StreamResponse:
         form = await form_body(request, before_sign_in=MAX_KEPT_BODY if "kept" in request.query else MAX_PUBLIC_BODY)
@@ -161,10 +163,17 @@ class Login:
         return response
 
     async def _respond_page(
-        self, request: web.Request, next_path: str, *, problem: str = "", status: int = 200, kept: str = ""
+        self,
+        request: web.Request,
+        next_path: str,
+        *,
+        problem: str = "",
+        status: int = 200,
+        kept: str = "",
+        has_ended: bool = False,
     ) -> web.Response:
         with_oidc = self._oidc is not None and self._oidc.can_sign_in
-        shown = SignIn(next_path, self._settings.tokens, with_oidc, problem, status, kept)
+        shown = SignIn(next_path, self._settings.tokens, with_oidc, problem, status, kept, has_ended)
         renderers = request.app.get(RENDERERS)
         if renderers is None:
             return web.Response(status=status, text=f"{problem or 'Sign in: POST token and next to /sign-in.'}\n")

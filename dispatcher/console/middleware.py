@@ -108,7 +108,7 @@ async def _answer(request: web.Request, refusal: ApiError) -> web.StreamResponse
     renderers = request.app.get(RENDERERS)
     if renderers is not None:
         try:
-            failure = Failure(refusal.status, refusal.title, refusal.detail, request_id)
+            failure = Failure(refusal.status, refusal.title, refusal.detail, refusal.code, request_id)
             response = await renderers.failure(request, failure)
         except Exception:
             metrics.ERRORS.labels("console").inc()

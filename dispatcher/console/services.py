@@ -65,6 +65,8 @@ class SignIn:
     """HTTP status of the page: 401 or 429 after a failed sign-in."""
     kept: str = field(default="", repr=False)
     """A form that is kept until the person has signed in again, encrypted; empty if there is none."""
+    has_ended: bool = False
+    """True if an action led here, because its session had ended; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Failure:
     """`Not found`"""
     detail: str
     """A sentence without personal data."""
+    code: str
+    """Why, as in the API's problem documents: `not_allowed`, `csrf`."""
     request_id: str
     """Reference for the operator, who finds it in the log."""
 

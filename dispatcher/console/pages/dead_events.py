@@ -178,6 +178,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     pages = DeadEventsPages(renderer)
     app.router.add_get("/dead-events", pages.show)
     app.router.add_post("/dead-events/confirm", pages.confirm)
+    app.router.add_get("/dead-events/confirm", pages.leave_confirmation)
     app.router.add_post("/dead-events/redrive", pages.redrive)
 
 
@@ -220,6 +221,10 @@ class DeadEventsPages:
             problem=problem,
             source_problem=dead.problem,
         )
+
+    async def leave_confirmation(self, _request: web.Request) -> web.StreamResponse:
+        """Redirects to the list: a sign-in after the end of the session leads back to this path."""
+        return to("/dead-events")
 
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)

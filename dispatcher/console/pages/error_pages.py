@@ -6,8 +6,11 @@ from dispatcher.console.pages.kept_forms import continue_page, keep_form
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
 
+_HELP_OF_CODE = {
+    "not_allowed": "If you need this permission, ask the admin of your organisation, or the operator of this console.",
+    "csrf": "Nothing was changed.",
+}
 _HELP = {
-    403: "If you need this permission, ask the admin of your organisation, or the operator of this console.",
     404: "It may have been deleted, or belong to an organisation that you can't see.",
     500: "Try again. If it happens again, send the reference below to the operator.",
     503: "Nothing is lost: deliveries go on without the console. Try again in a moment.",
@@ -21,7 +24,7 @@ def renderers(renderer: Renderer) -> Renderers:
         return renderer.plain(request, "sign_in.html", shown=shown)
 
     async def failure(request: web.Request, shown: Failure) -> web.Response:
-        help_ = _HELP.get(shown.status, "")
+        help_ = _HELP_OF_CODE.get(shown.code) or _HELP.get(shown.status, "")
         if request.get(PERSON) is None:
             return renderer.plain(request, "failure_outside.html", shown=shown, help=help_)
         return await renderer.page(request, "failure.html", at="", shown=shown, help=help_)
