@@ -5,12 +5,11 @@ Each checks permissions, executes, and writes an audit entry.
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel
-from dispatcher.console.resending import raise_if_skipped
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotAllowed, NotFound
+from dispatcher.errors import NotAllowed, NotFound, WouldBeSkipped
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+from dispatcher.stores.sql.records import AuditAction, ListedWebhook, StoredWebhook
 
 
 async def save(
@@ -70,6 +69,22 @@ async def send_test(
         },
     )
     return result
+
+
+def why_skipped(webhook: StoredWebhook | ListedWebhook | None) -> str:
+    """Returns why events of a tenant with this webhook would be skipped if they were sent again; empty if they aren't.
+
+    Skipped events would still be marked as sent again, and couldn't be sent after the webhook is repaired.
+    """
+    if webhook is None:
+        return "there is no webhook for it: its events would be skipped"
+    return "" if webhook.enabled else "the webhook is switched off; switch it on first: its events would be skipped"
+
+
+def raise_if_skipped(webhook: StoredWebhook | None) -> None:
+    """Raises WouldBeSkipped if events that are sent again would be skipped."""
+    if reason := why_skipped(webhook):
+        raise WouldBeSkipped(reason)
 
 
 async def redrive(

@@ -134,5 +134,9 @@ def _too_large(limit: int) -> ApiError:
 
 
 def words_in(text: str) -> frozenset[str]:
-    """Returns the words of a filter, separated by commas or blanks, at most 20."""
-    return frozenset(text.replace(",", " ").split()[:20])
+    """Returns the words of a filter, separated by commas or blanks, at most 20: as they are, and in lower case.
+
+    The words of this program are in lower case; those of events may be in any.
+    """
+    words = text.replace(",", " ").split()[:20]
+    return frozenset((*words, *map(str.lower, words)))

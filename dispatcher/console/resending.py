@@ -7,11 +7,12 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from dispatcher.console.actions import raise_if_skipped
 from dispatcher.console.model import DeadCount, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.services import Services
 from dispatcher.console.webhook_state import state_of
-from dispatcher.errors import DispatcherError, NotFound, WouldBeSkipped
-from dispatcher.stores.sql.records import AuditAction, ListedWebhook, StoredWebhook
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +59,6 @@ class ResendPlan:
     def is_empty(self) -> bool:
         """True if nothing matches."""
         return not self.events and not self.dead.is_at_least
-
-
-def why_skipped(webhook: StoredWebhook | ListedWebhook | None) -> str:
-    """Returns why events of a tenant with this webhook would be skipped if they were sent again; empty if they aren't.
-
-    Skipped events would still be marked as sent again, so that nobody could send them after the webhook is repaired.
-    """
-    if webhook is None:
-        return "there is no webhook for it: its events would be skipped"
-    return "" if webhook.enabled else "the webhook is switched off; switch it on first: its events would be skipped"
-
-
-def raise_if_skipped(webhook: StoredWebhook | None) -> None:
-    """Raises WouldBeSkipped if events that are sent again would be skipped."""
-    if reason := why_skipped(webhook):
-        raise WouldBeSkipped(reason)
 
 
 async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:

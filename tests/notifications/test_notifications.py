@@ -125,6 +125,9 @@ async def test_a_failing_webhook_is_described_to_its_contact_once(
     reported = [(message.kind, message.status, message.recipient) for message in await scene.desk.recent(orgs=None)]
     assert reported.count(("notice", "sent", "o•••@luma.example")) == 2
     assert await scene.desk.recent(orgs=frozenset({"other"})) == []
+    for unknown in ("abc", "a\0b"):
+        with pytest.raises(NotFound, match="no such page"):
+            await scene.desk.recent(orgs=None, before=unknown)
 
 
 async def test_disabled_is_reported_at_once_and_everything_else_combined(scene: Scene, mail: MailServer) -> None:

@@ -224,6 +224,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "GET", "/notifications", "listNotifications", "Notifications that were sent or wait.", _VIEWER,
         notifications.list_notifications, models.NotificationList, Empty, models.NotificationPage,
+        error_statuses=frozenset({404}),
     ),
     Route(
         "POST", "/notifications/test", "testOperator", "Send a test to the operator's addresses and webhook.", _ADMIN,

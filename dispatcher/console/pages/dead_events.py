@@ -12,13 +12,14 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from dispatcher.console import actions
+from dispatcher.console.actions import why_skipped
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person, RedriveModel
+from dispatcher.console.pages.filter_help import STATUSES
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
-from dispatcher.console.resending import why_skipped
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract import redaction
@@ -32,7 +33,6 @@ MAX_CHOSEN: Final = 500
 MAX_GROUPS: Final = 50
 """Most sandboxes whose events are sent again in one go."""
 SPANS: Final = ("1h", "24h", "7d")
-STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
 
 @dataclass(frozen=True, slots=True)

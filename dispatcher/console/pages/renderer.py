@@ -12,6 +12,7 @@ from dispatcher.console import formatting
 from dispatcher.console.access import is_local_path
 from dispatcher.console.model import Person
 from dispatcher.console.pages.assets import Assets
+from dispatcher.console.pages.filter_help import REASONS, STATUSES, kept_for
 from dispatcher.console.pages.scope import Scope, theme_of
 from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
@@ -44,6 +45,11 @@ class Renderer:
             "version": __version__,
             "now": time.time,
             "zone_name": zone_name,
+            "known_reasons": REASONS,
+            "known_statuses": STATUSES,
+            "kept_for": lambda filters: kept_for(
+                filters.time, filters.outcome, services.settings.history.keep, time.time()
+            ),
         }
         self._templates.globals["time_zones"] = choices
         self._templates.filters |= formatting.FILTERS

@@ -1,5 +1,6 @@
 """Time ranges of filters: typed as local times, with an offset in URLs, so that a link means the same to everyone."""
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -29,9 +30,18 @@ class TimeRange:
 
     @property
     def problem(self) -> str:
-        """A sentence about the first time that can't be read; empty if all can be read."""
+        """A sentence about a time that can't be read, or about an end before the begin; empty if there is neither."""
         unreadable = next((text for text in (self.since, self.until) if text and time_in(text) is None), None)
-        return "" if unreadable is None else f"The time {unreadable} can't be read: write it as 2026-11-28T14:00."
+        if unreadable is not None:
+            return f"The time {unreadable} can't be read: write it as 2026-11-28T14:00."
+        begin = self.begin(time.time())
+        is_reversed = begin is not None and self.end is not None and self.end <= begin
+        return "The time range ends before it begins: choose a later end." if is_reversed else ""
+
+    @property
+    def chosen(self) -> str:
+        """The relative range that applies; empty if a begin is typed, which comes first."""
+        return "" if self.since else self.range
 
     def begin(self, now: float) -> float | None:
         """Returns the typed begin, else that of the range; None if there is neither."""
@@ -60,7 +70,7 @@ class TimeRange:
 
     def fields(self) -> list[tuple[str, str]]:
         """Returns names and values for a URL or hidden fields."""
-        named = (("range", self.range), ("since", self.since), ("until", self.until))
+        named = (("range", self.chosen), ("since", self.since), ("until", self.until))
         return [(name, value) for name, value in named if value]
 
 

@@ -128,6 +128,10 @@ class WebhookListPage:
         person, wanted = person_of(request), WebhookFilter.of(request)
         scope = Scope.of(request, person)
         found = await self._find(person, scope, wanted)
+        pages = max(1, -(-found.total // PAGE))
+        if wanted.page > pages:  # webhooks were deleted, or the address is typed
+            wanted = replace(wanted, page=pages)
+            found = await self._find(person, scope, wanted)
         existing = None
         if scope.tenant is not None:
             existing = await self._renderer.services.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
@@ -137,7 +141,7 @@ class WebhookListPage:
             at="webhooks",
             found=found,
             wanted=wanted,
-            pages=max(1, -(-found.total // PAGE)),
+            pages=pages,
             existing=existing,
             has_history=self._renderer.services.history is not None,
             seen=await self._seen(person, scope),

@@ -14,9 +14,11 @@ from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, select, te
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotFound
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported, unnamed
 from dispatcher.stores.sql.records import Orgs
+from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.slices import delete_in_slices
 from dispatcher.stores.sql.waiting_messages import (
     end_lost,
@@ -355,6 +357,7 @@ class NotificationStore:
             before: id of the last message of the previous page.
 
         Raises:
+            NotFound: there is no message with the id `before`.
             StoreUnavailable: the database did not answer in time.
         """
         may_see = true() if orgs is None else and_(messages.c.org.in_(sorted(orgs)), messages.c.org != "")
@@ -363,7 +366,10 @@ class NotificationStore:
             statement = statement.where(messages.c.org == tenant.org, messages.c.sandbox == tenant.sandbox)
         async with self._database.read() as connection:
             if before is not None:
-                at = select(messages.c.created_at).where(messages.c.id == before, may_see).scalar_subquery()
+                last = select(messages.c.created_at).where(messages.c.id == before, may_see)
+                at = (await connection.execute(last)).scalar_one_or_none() if is_storable(before) else None
+                if at is None:
+                    raise NotFound("there is no such page: begin at the first one")
                 is_older = (messages.c.created_at < at) | ((messages.c.created_at == at) & (messages.c.id < before))
                 statement = statement.where(is_older)
             rows = await connection.execute(statement.limit(max(1, min(limit, MAX_PAGE))))

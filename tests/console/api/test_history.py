@@ -1,5 +1,7 @@
 """The API finds history by any id, within the caller's organisations only, and erases it."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from dispatcher.contract.history import HistoryOutcome, RecipientHasher
@@ -142,3 +144,18 @@ async def test_a_person_is_found_and_erased_however_the_number_is_written(
     assert [one["changes"] for one in entries] == [
         {"recipient_hash": [hashed, old], "entries": 1}, {"recipient_hash": [hashed], "entries": 1},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("until", ["2026-09-21T14:00:00Z", "2026-09-21T15:00:00+02:00"])
+async def test_a_time_that_ends_before_it_begins_is_refused(console: Console, luma: StoredWebhook, until: str) -> None:
+    api, times = await console.client(), {"since": "2026-09-21T14:00:00Z", "until": until}
+    tenant = {"org": LUMA.org, "sandbox": LUMA.sandbox}
+    for answer in (
+        await api.get(f"/api/v1/dead-events?{urlencode(times)}"),
+        await api.post("/api/v1/dead-events/redrive", json=tenant | {"events": {"select": "matching", **times}}),
+        await api.post(f"/api/v1/webhooks/{luma.id}/resend", json=times),
+        await api.post(f"/api/v1/webhooks/{luma.id}/resend/check", json=times),
+        await api.post("/api/v1/history/search", json=tenant | times),
+    ):
+        assert answer.status == 422, answer.text
+        assert "until must be later than since" in answer.text

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from dispatcher.console.api_errors import refused_parameter
 from dispatcher.contract.tenant import TenantKey
@@ -42,6 +42,19 @@ class RequestModel(BaseModel):
     """Base of request models: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TimeFilter(RequestModel):
+    """Base of filters by time: `until` is later than `since`."""
+
+    since: Moment | None = None
+    until: Moment | None = None
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.since is not None and self.until is not None and self.until <= self.since:
+            raise ValueError("until must be later than since")
+        return self
 
 
 class TenantFilter(RequestModel):

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import CursorQuery, Moment, RequestModel, ResponseModel, TenantFilter, Word
+from dispatcher.console.api.models.base import (
+    CursorQuery,
+    Moment,
+    RequestModel,
+    ResponseModel,
+    TenantFilter,
+    TimeFilter,
+    Word,
+)
 from dispatcher.console.model import DeadEventModel
 from dispatcher.contract.outcomes import DeadReason
 
@@ -15,7 +23,7 @@ MAX_IDS = 1000
 Reasons = Annotated[tuple[DeadReason, ...], Field(max_length=2 * len(DeadReason))]
 
 
-class DeadFilter(RequestModel):
+class DeadFilter(TimeFilter):
     """Filters of dead events; all must match."""
 
     reasons: Reasons = ()

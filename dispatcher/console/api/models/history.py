@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from dispatcher.console.api.models.base import CursorQuery, Moment, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.base import CursorQuery, RequestModel, ResponseModel, TimeFilter, Word
 from dispatcher.console.model import ApiOrigin, Time, Window
 
 OutcomeName = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
@@ -12,7 +12,7 @@ HashHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _Words = Annotated[tuple[Word, ...], Field(max_length=20)]
 
 
-class HistorySearchOrder(CursorQuery):
+class HistorySearchOrder(CursorQuery, TimeFilter):
     """Selects history entries, the newest first. Give a tenant (org and sandbox), an id, a campaign or a recipient."""
 
     org: Word | None = None
@@ -23,8 +23,6 @@ class HistorySearchOrder(CursorQuery):
     """Address or number that the message was sent to; it is hashed and not stored."""
     recipient_hash: HashHex | None = None
     campaign: Word | None = None
-    since: Moment | None = None
-    until: Moment | None = None
     outcomes: Annotated[tuple[OutcomeName, ...], Field(max_length=7)] = ()
     reasons: _Words = ()
     message_statuses: _Words = ()

@@ -5,20 +5,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import Moment, RequestModel, ResponseModel, TenantFilter, Word
+from dispatcher.console.api.models.base import Moment, ResponseModel, TenantFilter, TimeFilter, Word
 from dispatcher.console.model import RedriveModel, Time
 
 _MAX_IDS = 500
 
 
-class ResendRequest(RequestModel):
+class ResendRequest(TimeFilter):
     """Selects events of a webhook to send again: by id, or by the time at which they were delivered or died."""
 
     event_ids: Annotated[tuple[Word, ...], Field(max_length=_MAX_IDS)] = ()
     """Values of `webhook-id`. All other filters but `include` are ignored then."""
     since: Moment | None = None
     """Required without `event_ids`."""
-    until: Moment | None = None
     message_statuses: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     channels: Annotated[tuple[Channel, ...], Field(max_length=2)] = ()
     reasons: Annotated[tuple[Word, ...], Field(max_length=20)] = ()

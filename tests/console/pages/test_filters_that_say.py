@@ -1,0 +1,140 @@
+"""A filter that can't be meant, or that shows less than it seems to, says so; words count in any case."""
+
+import html
+import re
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+import aiohttp
+import pytest
+
+from dispatcher.console.pages import skipped as skipped_page
+from dispatcher.contract.history import HistoryOutcome
+from tests.console.history_store import FilledHistory, entry_of, history_in
+from tests.console.pages.sample_world import FABRIKAM, LUMA
+from tests.console.pages.stage import Stage, staged
+from tests.console.pages.test_kept_form import browser
+
+
+@pytest.fixture(scope="module")
+async def history(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FilledHistory]:
+    async with history_in(tmp_path_factory.mktemp("history")) as filled:
+        await filled.add(
+            *(
+                entry_of(LUMA, f"s{age}", age_s=age, outcome=HistoryOutcome.SKIPPED, reason="channel", channel="sms")
+                for age in range(60, 4800, 60)
+            )
+        )
+        yield filled
+
+
+@pytest.fixture(scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory, history: FilledHistory) -> AsyncIterator[Stage]:
+    async with staged(tmp_path_factory.mktemp("stage"), history=history.lookup) as running:
+        yield running
+
+
+@pytest.fixture
+async def session(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
+    async with browser(stage, await stage.token()) as signed_in:
+        yield signed_in
+
+
+async def read(session: aiohttp.ClientSession, path: str, **query: str) -> tuple[int, str]:
+    async with session.get(f"{path}?{urlencode(query)}" if query else path) as answer:
+        return answer.status, html.unescape(await answer.text())
+
+
+def ago(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() - seconds, UTC).isoformat()
+
+
+@pytest.mark.parametrize(
+    "range_", [{"since": ago(60), "until": ago(120)}, {"range": "1h", "span": "1h", "until": ago(7200)}]
+)
+async def test_a_time_that_ends_before_it_begins_is_refused(
+    stage: Stage, session: aiohttp.ClientSession, range_: dict[str, str]
+) -> None:
+    for path in ("/deliveries", "/dead-events", stage.path(LUMA, "/deliveries"), stage.path(LUMA, "/resend")):
+        status, page = await read(session, path, **range_)
+        assert (status, "ends before it begins" in page) == (422, True), path
+
+
+async def test_a_typed_begin_is_not_shown_as_a_relative_range(stage: Stage, session: aiohttp.ClientSession) -> None:
+    for path in ("/deliveries", "/dead-events", stage.path(LUMA, "/resend")):
+        _, page = await read(session, path, range="1h", span="1h", since=ago(7200))
+        assert '<option value="1h" selected>' not in page, path
+        _, page = await read(session, path, range="1h", span="1h")
+        assert '<option value="1h" selected>' in page, path
+
+
+async def test_words_are_found_in_any_case_and_offered(stage: Stage, session: aiohttp.ClientSession) -> None:
+    status, page = await read(session, stage.path(LUMA, "/deliveries"), reason="Channel", outcome="skipped")
+    assert (status, "Nothing matches" in page) == (200, False)
+    assert "Skipped" in page
+    _, page = await read(
+        session, stage.path(FABRIKAM, "/resend"), since="2000-01-01", reason="REDIRECTED", include="dead"
+    )
+    assert re.search(r"<strong>[1-9]\d* events</strong> that are dead", page)
+    _, page = await read(session, stage.path(FABRIKAM, "/resend"), since="2000-01-01", status="Error", include="dead")
+    assert re.search(r"<strong>[1-9]\d* events</strong> that are dead", page)
+    for path in ("/deliveries", stage.path(LUMA, "/resend")):
+        _, page = await read(session, path)
+        for list_, words in (("reasons", ("expired", "channel", "http_5xx")), ("statuses", ("bounce", "delivered"))):
+            found = re.search(rf'<datalist id="{list_}">(.*?)</datalist>', page)
+            assert found is not None
+            assert f'list="{list_}"' in page
+            assert all(f'value="{word}"' in found[1] for word in words)
+
+
+async def test_a_page_after_the_last_one_is_the_last_one(session: aiohttp.ClientSession) -> None:
+    for query in ({"page": "9999"}, {"page": "9999", "sort": "state"}):
+        _, page = await read(session, "/", **query)
+        assert "Luma order feedback" in page
+        assert "No feedback webhook yet" not in page
+
+
+async def test_neither_kind_of_events_is_not_both(stage: Stage, session: aiohttp.ClientSession) -> None:
+    _, page = await read(session, stage.path(LUMA, "/resend"))
+    assert '<input type="hidden" name="include" value="">' in page  # what a browser sends if neither is checked
+    status, page = await read(session, stage.path(LUMA, "/resend"), range="24h", include="")
+    assert (status, "Choose delivered events, dead ones or both" in page) == (422, True)
+
+
+async def test_skipped_events_are_as_many_as_the_list_they_lead_to(
+    stage: Stage, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are counted in quarters of an hour: the first one is counted, and listed, as a whole."""
+    quarter = time.time() // 900 * 900
+    monkeypatch.setattr(skipped_page, "now", lambda: quarter + 840)  # 14 minutes of the first quarter are outside
+    _, page = await read(session, stage.path(LUMA), window="1h")
+    link = re.search(r'href="([^"]*outcome=skipped[^"]*)">.*?<td class="number">(\d+)</td>', page)
+    assert link is not None
+    begin = datetime.fromtimestamp(quarter - 3600, UTC)
+    assert f"quarters of an hour since {begin:%-d %b %Y, %H:%M}" in page
+    expected = sum(time.time() - age >= quarter - 3600 for age in range(60, 4800, 60))
+    assert abs(int(link[2]) - expected) <= 1
+    counted, path, listed = int(link[2]), link[1], 0
+    assert urlencode({"since": begin.isoformat(timespec="seconds")}) in path
+    while path:
+        _, page = await read(session, path)
+        listed += len(re.findall(r"<tr>|<tr ", page.partition("<tbody>")[2]))
+        older = re.search(r'href="([^"]*before=[^"]*)">Older', page)
+        path = "" if older is None else older[1]
+    assert listed == counted
+
+
+async def test_a_list_says_until_when_its_entries_are_kept(stage: Stage, session: aiohttp.ClientSession) -> None:
+    for query, words in (
+        ({"outcome": "skipped", "range": "7d"}, "Skipped events are listed for 24h"),
+        ({"outcome": "delivered", "range": "7d"}, "Delivered events are listed for 24h"),
+        ({"range": "7d"}, "listed for 24h"),
+        ({"range": "1h"}, ""),
+        ({"outcome": "dead", "range": "7d"}, ""),
+        ({}, ""),
+    ):
+        for path in ("/deliveries", stage.path(LUMA, "/deliveries")):
+            _, page = await read(session, path, **query)
+            assert (words in page) if words else ("are listed for" not in page), (path, query)
