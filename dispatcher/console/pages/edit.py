@@ -270,6 +270,8 @@ class WebhookEditor:
             await self._editing_of(webhook_id, posted, person) if webhook_id else self._editing(posted, person, None)
         )
         form, webhook = editing.form, editing.webhook
+        if webhook_id and webhook is None:
+            raise NotFound("there is no such webhook")
         shown, missing = await asyncio.to_thread(self._preview, form, webhook, Sample.of(posted))
         form.draft(_stored_headers(webhook))  # for its errors about header parameters
         return self._renderer.plain(

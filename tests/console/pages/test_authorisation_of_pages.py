@@ -95,6 +95,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/preview"): lambda id_, name: Ask(
         "/webhooks/preview", draft(name) | {"webhook_id": id_}, admins_only=True
     ),
+    ("GET", "/dead-events/confirm"): lambda _, name: Ask("/webhooks/kept-form", elsewhere=303),
     ("GET", "/webhooks/kept-form"): lambda _, name: Ask("/webhooks/kept-form", elsewhere=303),
     ("POST", "/webhooks/kept-form"): lambda _, name: Ask("/webhooks/kept-form", {"kept": "x"}, True),
     ("GET", "/webhooks/{webhook_id}"): lambda id_, name: Ask(f"/webhooks/{id_}"),
