@@ -28,7 +28,7 @@ from dispatcher.kafka.committing import Committer
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.group_session import GroupSession
-from dispatcher.kafka.log_check import LogChecker, LogLoss
+from dispatcher.kafka.log_check import LogChecker, LogLoss, report_cut_off, report_kept
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.open_transactions import note_open_transaction
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
@@ -181,6 +181,11 @@ class Consumer:
         partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
         if partitions:
             log.info("partitions revoked", group=self.group_id, partitions=[str(one) for one in partitions])
+        deleted = [one for one in partitions if self._was_deleted(one)]
+        for partition in deleted:
+            self._keep(partition)
+        self._forget(deleted)
+        partitions = [one for one in partitions if one not in deleted]
         async with AsyncExitStack() as at_end:
             at_end.callback(self._forget, partitions)
             await self._finish_under_way(partitions, REVOKE_WAIT_S)
@@ -189,12 +194,22 @@ class Consumer:
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         """Ends the assignment of these partitions, and keeps what is finished of them."""
-        self._cancel(partitions)
+        self._cancel(one for one in partitions if not one.is_orphan)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
             if (finished := partition.what_is_finished()) is not None:
                 self._finished_here[partition.tp] = finished
             partition.forget()
+
+    def _was_deleted(self, partition: Partition) -> bool:
+        return self._client is not None and self._client.was_deleted(partition.tp.topic)
+
+    def _keep(self, partition: Partition) -> None:
+        """Goes on with the records that were read of a log that is gone."""
+        partition.is_orphan = True
+        if records := partition.unfinished:
+            self._orphans.append(partition)
+            report_kept(self.group_id, partition.tp, records)
 
     def heard(self, at: float) -> None:
         """Extends the lease: the group answered a heartbeat that was sent at this time of the lease's clock."""
@@ -218,9 +233,7 @@ class Consumer:
         partition.epoch = AssignmentEpoch(lease=self.session.lease)
         for item in partition.in_flight.values():
             item.epoch = partition.epoch
-        partition.is_orphan = True
-        if partition.in_flight or partition.buffer:
-            self._orphans.append(partition)
+        self._keep(partition)
         return successor
 
     # Reading
@@ -289,7 +302,7 @@ class Consumer:
         self._feeder.on_room()
         if partition.is_orphan or not partition.epoch.active:
             self._ended_late.set()
-            if partition in self._orphans and not partition.in_flight and not partition.buffer:
+            if partition in self._orphans and not partition.unfinished:
                 self._orphans.remove(partition)
 
     # Stopping
@@ -299,10 +312,9 @@ class Consumer:
         under_way = await self._finish_under_way(partitions, self._drain_timeout_s, self._orphans)
         if self.session.fenced is None:
             await self._committer.commit(client, partitions)
-        lost = sum(len(one.in_flight) + len(one.buffer) for one in self._orphans)
-        if lost:
-            metrics.RECORDS_REMOVED_UNREAD.labels(self._topics[0]).inc(lost)
-            log.error("stopped before all records of a log that is gone were delivered: lost", records=lost)
+        for orphan in self._orphans:
+            if lost := orphan.unfinished:
+                report_cut_off(self.group_id, orphan.tp, lost)
         unfinished = sum(one.tracker.unfinished for one in partitions)
         log.info("drained", group=self.group_id, cut_off=under_way, left_for_the_next=unfinished)
 
@@ -315,9 +327,7 @@ class Consumer:
             for item in [item for item in partition.in_flight.values() if not item.started]:
                 item.cancel()
         give_up_at = self._loop.time() + most_s
-        while under_way := sum(len(one.in_flight) for one in partitions) + sum(
-            len(one.in_flight) + len(one.buffer) for one in orphans
-        ):
+        while under_way := sum(len(one.in_flight) for one in partitions) + sum(one.unfinished for one in orphans):
             self._ended_late.clear()
             if not await set_within(self._ended_late, give_up_at - self._loop.time()):
                 break

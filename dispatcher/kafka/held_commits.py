@@ -73,6 +73,8 @@ class HeldAssignment:
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
     source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was checked last: the leader and the connection to it."""
+    is_orphan: bool = False
+    """Its log is gone: its events in flight are finished here, since no other reader will ever have them."""
     unanswered_at: float = 0.0
     """Loop time at which Kafka last didn't answer what has to be known before it is read; 0 if it answered."""
 

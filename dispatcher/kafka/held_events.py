@@ -30,6 +30,7 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_processing import HeldProcessor, IsHeld
 from dispatcher.kafka.held_start import HeldStart, bounds_of, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
+from dispatcher.kafka.log_check import report_cut_off, report_kept
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
@@ -95,9 +96,11 @@ class HeldEvents:
         self._assigned: dict[TopicPartition, HeldAssignment] = {}
         self._left: dict[TopicPartition, HeldStart] = {}
         """State of revoked partitions, which may come back before another member commits."""
+        self._orphans: list[HeldAssignment] = []
+        """Assignments whose log is gone, with events in flight."""
         self._check_again_at = 0.0
         """Loop time until which no check is repeated that wasn't answered."""
-        self._processor = HeldProcessor(process, is_held, self.session, settings.max_unfinished_bytes)
+        self._processor = HeldProcessor(process, topic, is_held, self.session, settings.max_unfinished_bytes)
         self._pace = ReadingPace()
         self._news = asyncio.Event()
         self._committer = HeldCommitter(topic, self.group_id, self.session.problems)
@@ -129,9 +132,13 @@ class HeldEvents:
                 await self.session.stopping.wait()
                 for task in running:
                     task.cancel()
-            await self._leave(list(self._assigned.values()), self._drain_timeout_s)
+            await asyncio.gather(
+                self._leave(list(self._assigned.values()), self._drain_timeout_s),
+                self._finish_orphans(self._drain_timeout_s),
+            )
         finally:
             await self._leave(list(self._assigned.values()), 0.0)
+            await self._finish_orphans(0.0)
             self._consumer = None
             await stopped(client)
 
@@ -155,7 +162,22 @@ class HeldEvents:
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
         """Finishes requests in progress, briefly, commits, and cancels the rest: the partitions are given away."""
-        await self._leave([self._assigned[tp] for tp in tps if tp in self._assigned], LEAVE_S)
+        leaving = [self._assigned[tp] for tp in tps if tp in self._assigned]
+        if self._consumer is not None and self._consumer.was_deleted(self._topic.topic):
+            self._keep(leaving)
+        else:
+            await self._leave(leaving, LEAVE_S)
+
+    def _keep(self, leaving: Iterable[HeldAssignment]) -> None:
+        """Ends assignments whose log is gone, and goes on with their events in flight."""
+        self._orphans = [one for one in self._orphans if one.tasks]
+        for one in leaving:
+            one.is_orphan = True
+            one.buffer.clear()
+            if one.tasks:
+                self._orphans.append(one)
+                report_kept(self.group_id, one.tp, len(one.tasks))
+        self._forget(leaving)
 
     async def _leave(self, leaving: list[HeldAssignment], within_s: float) -> None:
         """Cancels records of which no request was sent, waits for the others, and commits unless `within_s` is 0."""
@@ -179,10 +201,22 @@ class HeldEvents:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
+    async def _finish_orphans(self, within_s: float) -> None:
+        """Waits for the events of logs that are gone, and counts those that are cut off."""
+        tasks = [task for one in self._orphans for task in one.tasks]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within_s)
+        for one in self._orphans:
+            if one.tasks:
+                report_cut_off(self.group_id, one.tp, len(one.tasks))
+            for task in list(one.tasks):
+                task.cancel()
+        self._orphans.clear()
+
     def _forget(self, leaving: Iterable[HeldAssignment]) -> None:
         """Ends these assignments, and keeps what is finished of them."""
         for one in leaving:
-            for task in list(one.tasks):
+            for task in () if one.is_orphan else list(one.tasks):
                 task.cancel()
             if self._assigned.get(one.tp) is one:
                 del self._assigned[one.tp]
@@ -232,11 +266,11 @@ class HeldEvents:
             client.seek(one.tp, one.buffer[-1].offset + 1 if one.buffer else state.cursor)
             one.source = source
         else:
-            await self._begin_again(client, [one])
+            self._begin_again(client, [one])
 
-    async def _begin_again(self, client: GroupClient, partitions: list[HeldAssignment]) -> None:
-        """Looks up the positions of partitions again, after the events in flight have finished."""
-        await self._leave(partitions, LEAVE_S)
+    def _begin_again(self, client: GroupClient, partitions: list[HeldAssignment]) -> None:
+        """Looks up the positions of partitions again: their logs are others, or retention has passed the positions."""
+        self._keep(partitions)
         self._add(one.tp for one in partitions if one.tp in client.assignment())
 
     # Reading
@@ -248,7 +282,7 @@ class HeldEvents:
             await self._fetch(client)
         except OffsetOutOfRangeError as error:  # the log is another one, or retention has passed the position
             log.warning("looking up the positions of held events again", error=type(error).__name__)
-            await self._begin_again(client, [one for tp, one in self._assigned.items() if tp in error.args[0]])
+            self._begin_again(client, [one for tp, one in self._assigned.items() if tp in error.args[0]])
             await asyncio.sleep(FIRST_REPEAT_S)
         except IllegalStateError:
             log.info("partition was revoked while its position was looked up", group=self.group_id)

@@ -14,6 +14,7 @@ from dispatcher.errors import StillHeld
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_commits import HeldAssignment
 from dispatcher.kafka.held_partition import HeldPartition
+from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.partition import size_of
 from dispatcher.kafka.processing import process_until_outcome
 from dispatcher.telemetry import metrics
@@ -36,12 +37,18 @@ class HeldProcessor:
     """Brings held events to their outcome, or back to waiting."""
 
     def __init__(
-        self, process: ProcessRecord, is_held: IsHeld, session: GroupSession, max_unfinished_bytes: int
+        self,
+        process: ProcessRecord,
+        topic: HeldTopic,
+        is_held: IsHeld,
+        session: GroupSession,
+        max_unfinished_bytes: int,
     ) -> None:
         self.in_flight = 0
         self.bytes_in_flight = 0
         self._most_bytes = max_unfinished_bytes // BYTES_SHARE
         self._process = process
+        self._topic = topic
         self._is_held = is_held
         self._session = session
 
@@ -81,7 +88,7 @@ class HeldProcessor:
         """Processes the record until it has an outcome or has to wait again."""
         try:
             is_over = await process_until_outcome(
-                self._session, record, attempt, lambda _: self._process(record, attempt)
+                self._session, record, attempt, lambda _: self._process_once(one, record, attempt)
             )
         except StillHeld as held:
             rest_s = min(max(REST_S, held.for_s), MOST_REST_S)
@@ -91,3 +98,18 @@ class HeldProcessor:
         if is_over:
             state.finish(key, record.offset)
             one.is_dirty = True
+
+    async def _process_once(
+        self, one: HeldAssignment, record: "ConsumerRecord[bytes, bytes]", attempt: ProcessingAttempt
+    ) -> None:
+        """Processes the record. If it has to wait again and its log is gone, writes it to the new one.
+
+        Raises:
+            StillHeld: it has to wait, and stays in its log.
+        """
+        try:
+            await self._process(record, attempt)
+        except StillHeld:
+            if not one.is_orphan:
+                raise
+            await self._topic.write_again(record)

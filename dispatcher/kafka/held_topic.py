@@ -206,6 +206,14 @@ class HeldTopic:
         headers = [*without_retry_state(record.headers), *retry_state.headers(), *tenant_headers(tenant)]
         await self._producer.write(self.topic, record.key, record.value, headers, "retry")
 
+    async def write_again(self, record: Record) -> None:
+        """Writes a held record again as it is, after the log that held it is gone.
+
+        Raises:
+            NotWritten: the broker has not acknowledged it.
+        """
+        await self._producer.write(self.topic, record.key, record.value, record.headers, "retry")
+
     async def write_snapshot(self, partition: int, snapshot: Snapshot | Directory) -> int:
         """Writes a snapshot to a partition. Returns its offset.
 

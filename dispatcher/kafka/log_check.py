@@ -116,6 +116,23 @@ def report_removed(
     problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=REPORTED_S)
 
 
+def report_kept(group_id: str, tp: TopicPartition, records: int) -> None:
+    """Logs that the records that were read of a log that is gone are still delivered."""
+    log.warning(
+        "the log of a partition is gone: what was read of it is still delivered", group=group_id,
+        partition=f"{tp.topic}/{tp.partition}", records=records,
+    )  # fmt: skip
+
+
+def report_cut_off(group_id: str, tp: TopicPartition, records: int) -> None:
+    """Counts and logs records of a log that is gone that the end of the process cuts off."""
+    metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(records)
+    log.error(
+        "stopped before all records of a log that is gone were delivered: lost", group=group_id,
+        partition=f"{tp.topic}/{tp.partition}", records=records,
+    )  # fmt: skip
+
+
 class LogChecker:
     """Sets the position of each partition of a consumer. Everything but `run` is called by the consumer's poll loop."""
 

@@ -85,6 +85,8 @@ class GroupClient:
         self._consumer = consumer
         self._moves: dict[TopicPartition, int] = {}
         """How often each partition was seen without a leader, or not at all."""
+        self._deleted: tuple[object, set[str]] = (None, set())
+        """An assignment, and those of its topics that were seen without one of its partitions."""
         self._revived_at = -math.inf
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
@@ -188,6 +190,14 @@ class GroupClient:
         """Returns all partitions of a topic, as far as known."""
         return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
 
+    def was_deleted(self, topic: str) -> bool:
+        """Returns True if the topic was deleted since its partitions were assigned. It may exist again.
+
+        A topic never has fewer partitions than before, so if one is gone, all of them are.
+        """
+        assignment, topics = self._deleted
+        return topic in topics and assignment is self._consumer._subscription.subscription.assignment  # noqa: SLF001
+
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
         """Returns a value that changes whenever the partition's log may have been replaced."""
         client = self._consumer._client  # noqa: SLF001
@@ -222,11 +232,20 @@ class GroupClient:
         if coordinator._coordination_task in ended:  # noqa: SLF001
             coordinator._coordination_task = asyncio.create_task(coordinator.coordinate_again())  # noqa: SLF001
 
-    def _metadata_changed(self, _cluster: object) -> None:
-        """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records."""
+    def _metadata_changed(self, cluster: Any) -> None:
+        """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records.
+
+        Also notes deleted topics. A topic that may not be described is missing from the metadata, but not deleted.
+        """
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
+        if assignment is not self._deleted[0]:
+            self._deleted = assignment, set()
         for tp in self._consumer.assignment():
             if leader_of(self._consumer, tp) is None:
                 self._moves[tp] = self._moves.get(tp, 0) + 1
+                known = cluster.partitions_for_topic(tp.topic) or ()
+                if tp.partition not in known and tp.topic not in cluster.unauthorized_topics:
+                    self._deleted[1].add(tp.topic)
 
 
 JoinGroup = Callable[[Assignments], Coroutine[object, object, GroupClient]]

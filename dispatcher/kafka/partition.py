@@ -225,6 +225,11 @@ class Partition:
         return f"{self.tp.topic}/{self.tp.partition}"
 
     @property
+    def unfinished(self) -> int:
+        """Number of records that were read and are not finished."""
+        return len(self.in_flight) + len(self.buffer)
+
+    @property
     def needs_check(self) -> bool:
         """True if the position or the log has to be checked and no check has begun."""
         return (not self.restored or self.suspect) and self.probe is None and self.epoch.active

@@ -47,7 +47,7 @@ async def process_until_outcome(
     session: GroupSession,
     record: "ConsumerRecord[bytes, bytes]",
     attempt: ProcessingAttempt,
-    process: Callable[[AttemptResult | None], Awaitable[Outcome]],
+    process: Callable[[AttemptResult | None], Awaitable[object]],
     first_result: AttemptResult | None = None,
 ) -> bool:
     """Repeats `process` until the record has an outcome. Returns False if its assignment has ended before.

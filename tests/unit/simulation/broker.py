@@ -378,6 +378,9 @@ class Member:
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         return [tp for tp in self.group.tps if tp.topic == topic]
 
+    def was_deleted(self, topic: str) -> bool:
+        return False
+
     def is_throttled(self, tp: TopicPartition) -> bool:
         return False
 
