@@ -46,8 +46,6 @@ LOG_APPEND_TIME: Final = 1
 """`timestamp_type` of a record whose timestamp is the broker's."""
 BATCH: Final = 500
 """Records of one poll."""
-BLOCKED_S: Final = 5.0
-"""Time without a fetch after which a partition's log is checked before it is read on: its topic may be another one."""
 
 
 class Consumer:
@@ -248,10 +246,9 @@ class Consumer:
             self._suspect(error.args)
 
     async def _poll_once(self, client: GroupClient) -> None:
-        now = self._loop.time()
-        self.session.on_poll(now)
+        self.session.on_poll(self._loop.time())
         metrics.LAST_POLL.set(time.time())
-        wanted = [tp for tp, one in self._partitions.items() if self._may_fetch(one, now)]
+        wanted = [tp for tp, one in self._partitions.items() if one.is_readable and not one.buffer]
         if not wanted:
             client.raise_coordination_error()
             await self._feeder.wait(0.25)
@@ -262,16 +259,6 @@ class Consumer:
             if (partition := self._partitions.get(tp)) is not None:
                 self._take(client, partition, fetched.get(tp, []))
         self._feeder.feed()
-
-    def _may_fetch(self, partition: Partition, now: float) -> bool:
-        if partition.buffer:
-            partition.blocked_since = partition.blocked_since or now
-            return False
-        if partition.blocked_since is not None:
-            if now - partition.blocked_since > BLOCKED_S:
-                self._checker.suspect(partition)
-            partition.blocked_since = None
-        return partition.is_readable
 
     def _take(self, client: GroupClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
         """Buffers what was fetched, if it is of the log that was read before."""

@@ -3,9 +3,9 @@
 A committed position, its runs and a fetch position mean something only in the log that they were made of. A log can be
 truncated (unclean leader election) or lost and recreated (disk, topic recreated), and may have grown past the old
 position before it is checked. So before a partition is begun, and again after everything that could have replaced its
-log (another connection or leader, a missing topic, an end below the position, offsets that go back), the record that
-the fingerprint names is read and compared. If it is another one, position and runs are discarded and the partition is
-read from its log's start.
+log (another connection or leader, a missing topic, a time without fetches, an end below the position, offsets that go
+back), the record that the fingerprint names is read and compared. If it is another one, position and runs are
+discarded and the partition is read from its log's start.
 
 A position that retention has passed is a gap: its unread records are gone, and are counted.
 """

@@ -15,6 +15,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.fetch_gaps import FetchGaps
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks, leader_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.throttling import is_throttled
@@ -87,6 +88,8 @@ class GroupClient:
         """How often each partition was seen without a leader, or not at all."""
         self._deleted: tuple[object, set[str]] = (None, set())
         """An assignment, and those of its topics that were seen without one of its partitions."""
+        self._gaps = FetchGaps()
+        consumer._client.send = self._gaps.watching(consumer._client.send)  # noqa: SLF001
         self._revived_at = -math.inf
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
@@ -203,7 +206,7 @@ class GroupClient:
         client = self._consumer._client  # noqa: SLF001
         leader = leader_of(self._consumer, tp)
         connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
-        return leader, connection, self._moves.get(tp, 0)
+        return leader, connection, self._moves.get(tp, 0), self._gaps.count(tp)
 
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""

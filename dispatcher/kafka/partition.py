@@ -205,8 +205,6 @@ class Partition:
     """Of the highest finished record that was known when the partition was restored or last committed."""
     log_start: int | None = None
     """Where the log began when it was first read, if that is the position that it was restored to."""
-    blocked_since: float | None = None
-    """Loop time since when it has had records that can't be begun, and nothing was fetched for it."""
     is_orphan: bool = False
     """Its log is gone: what was read of it is finished here, since no other reader will ever have it."""
     in_flight: "dict[int, InFlightRecord]" = field(default_factory=dict)

@@ -1,21 +1,26 @@
 """A topic that is deleted and created again: what was read of the old one is delivered, and the new one from its start."""
 
 import asyncio
+import os
+import signal
 
 import pytest
 
 from tests.field.lost_logs import create_anew
 from tests.field.readiness import log_lines
-from tests.integration.brokers import needs_kafka
+from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
+from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
+from tests.kafka.server_properties import Listener
 
 pytestmark = [needs_kafka, pytest.mark.timeout(240)]
 
 ALL_FAULTS = pytest.mark.all_faults
 (TENANT,) = tenants(1)
 GONE_LINE = "the log of a partition is gone: what was read of it is still delivered"
+LOST_LINE = "the log of a partition is not the one that was read before"
 
 
 async def _produce(scene: Stage, count: int, prefix: str) -> None:
@@ -104,3 +109,69 @@ async def test_records_of_a_deleted_topic_that_a_drain_cuts_off_are_counted_unde
         lost = [one for one in log_lines(dispatcher) if "of a log that is gone were delivered: lost" in one["event"]]
         assert [one["partition"] for one in lost] == [f"{scene.topic}/0"]
         assert lost[0]["records"] == len(scene.missing()) > 0
+
+
+async def test_a_topic_recreated_while_the_process_is_stopped_is_read_from_its_start(
+    scene: Stage, mortal: ApacheKafka
+) -> None:
+    """The new log has grown past the old position, and leader and connection are the same as before."""
+    scene.mount([scene.webhook(TENANT)])
+    async with scene.dispatcher() as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await _produce(scene, 5, "old")
+        await scene.all_accepted(dispatcher)
+        await asyncio.sleep(2)  # it is committed
+        assert dispatcher._process is not None
+        os.kill(dispatcher._process.pid, signal.SIGSTOP)
+        try:
+            await scene.close()
+            await create_anew(mortal, scene.topic)
+            await _produce(scene, 60, "new")
+            await asyncio.sleep(3)
+        finally:
+            os.kill(dispatcher._process.pid, signal.SIGCONT)
+        await scene.all_accepted(dispatcher)
+        assert LOST_LINE in dispatcher.log
+
+
+@ALL_FAULTS
+@pytest.mark.parametrize("topic", ["events", "held"])
+async def test_a_topic_recreated_while_reading_it_is_denied_is_read_from_its_start(
+    scene: Stage, mortal: ApacheKafka, topic: str
+) -> None:
+    """The topic of events, and that of held events, whose reader is another one."""
+    scene.mount([scene.webhook(TENANT) | {"paused": topic == "held"}])
+    name = scene.topic if topic == "events" else f"{scene.prefix}.held"
+    (scene.directory / "password").write_text(PASSWORD)
+    security = {
+        "protocol": "SASL_PLAINTEXT", "mechanism": "SCRAM-SHA-512", "username": USER, "password": {"file": "password"},
+    }  # fmt: skip
+    kafka = {"bootstrap_servers": mortal.address(Listener.SASL_PLAINTEXT), "security": security}
+    async with scene.dispatcher(kafka=kafka) as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await _produce(scene, 5, "old")
+        if topic == "events":
+            await scene.all_accepted(dispatcher)
+        else:
+            await _held(dispatcher, 5)
+            scene.expected.clear()  # they are lost with their topic
+        await asyncio.sleep(3)
+        await mortal.deny(USER, Operation.READ, name)
+        await asyncio.sleep(5)
+        await scene.close()
+        await create_anew(mortal, name)
+        await _produce(scene, 60, "new")
+        if topic == "held":
+            await _until_written(scene, name, 60)
+        await mortal.permit(USER, Operation.READ, name)
+        scene.mount([scene.webhook(TENANT)])
+        await scene.all_accepted(dispatcher, 120)
+
+
+async def _until_written(scene: Stage, topic: str, count: int) -> None:
+    async def are_written() -> bool:
+        return sum((await topics.end_offsets(scene.bootstrap_servers, topic)).values()) >= count
+
+    await until(are_written, f"{count} records in {topic}", 60)

@@ -37,7 +37,12 @@ class Consumer:
         self.leaders: dict[TopicPartition, int | None] = {P0: 1, P1: 1, P2: 2, P3: 2}
         self.silent: set[TopicPartition] = set()
         self.asked: list[set[TopicPartition]] = []
-        self._client = SimpleNamespace(cluster=self, _conns={}, force_metadata_update=self._look_again)
+        self._client = SimpleNamespace(
+            cluster=self, _conns={}, force_metadata_update=self._look_again, send=self.assignment
+        )
+        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
+        self.partitions: dict[str, set[int]] = {tp.topic: {one.partition for one in EVERY} for tp in EVERY}
+        self.unauthorized_topics: set[str] = set()
         self.leaders_known_later: dict[TopicPartition, int] = {}
         self.takes_s: dict[int, float] = {}
         """Seconds that a leader's answers take."""
@@ -50,6 +55,9 @@ class Consumer:
 
     def leader_for_partition(self, tp: TopicPartition) -> int | None:
         return self.leaders[tp]
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return self.partitions.get(topic)
 
     def add_listener(self, _: object) -> None:
         """Never calls it."""
@@ -143,7 +151,8 @@ async def test_bounds_are_of_the_partitions_that_answer_and_only_those_without_a
     client = GroupClient(cast(Any, consumer))
     before = {tp: client.source_of(tp) for tp in EVERY}
     consumer.leaders[P3] = -1
-    client._metadata_changed(None)
+    client._metadata_changed(consumer)
+    assert not client.was_deleted(P3.topic)
     assert {tp for tp in EVERY if client.source_of(tp) != before[tp]} == {P3}
     assert {tp: (one.start, one.end) for tp, one in (await client.bounds(EVERY)).items()} == {
         P0: (5, 11), P1: (5, 11), P2: (5, 11),
@@ -181,6 +190,30 @@ async def test_a_leader_that_slows_this_process_down_is_waited_for() -> None:
     assert not client.is_throttled(P2)
     await asyncio.sleep(5)
     assert not client.is_throttled(P0)
+
+
+@pytest.mark.parametrize(
+    ("left", "is_authorized", "was_deleted"),
+    [({0, 1}, True, True), (set(), True, True), ({0, 1, 2, 3}, True, False), (set(), False, False)],
+)
+def test_a_topic_that_lost_a_partition_was_deleted_until_it_is_assigned_again(
+    left: set[int], is_authorized: bool, was_deleted: bool
+) -> None:
+    """One that may not be described any more was not."""
+    consumer = Consumer()
+    client = GroupClient(cast(Any, consumer))
+    consumer.partitions[P3.topic] = left
+    consumer.leaders |= {tp: None for tp in EVERY if tp.partition not in left}
+    consumer.unauthorized_topics = set() if is_authorized else {P3.topic}
+    client._metadata_changed(consumer)
+    consumer.partitions[P3.topic] = {0, 1, 2, 3}
+    client._metadata_changed(consumer)
+    assert client.was_deleted(P3.topic) is was_deleted
+
+    consumer._subscription.subscription.assignment = object()
+    assert not client.was_deleted(P3.topic)
+    client._metadata_changed(consumer)
+    assert not client.was_deleted(P3.topic)
 
 
 @virtual_time
