@@ -97,9 +97,8 @@ class Consumer:
         self._on_append = on_append
         self._client: GroupClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
-        self._checker = LogChecker(
-            self, group_id, problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
-        )  # fmt: skip
+        is_latest = settings.auto_offset_reset == "latest" and not self._waits
+        self._checker = LogChecker(self, group_id, problems, start_at_end=self._topics if is_latest else ())
         self._committer = Committer(group_id, settings, in_flight, problems)
         self._processor = RecordProcessor(
             process, read_ahead, fast_path, self.session, self._committer.on_finished, self._on_record_ended
@@ -138,9 +137,11 @@ class Consumer:
         Waits for a broker that is away, at the start or later. If cancelled, it cancels everything at once: nothing is
         lost, since nothing unfinished is committed.
         """
-        client = self._client = await self.session.connect(lambda: self._connect(Assignments(self)))
+        assignments = Assignments(self)
+        client = self._client = await self.session.connect(lambda: self._connect(assignments))
         if client is None:
             return
+        self._checker.start_at_beginning(assignments.missing_topics)
         async with AsyncExitStack() as at_end:  # no `finally`: mypyc compiles one that awaits wrongly
             at_end.push_async_callback(self._end, client)
             async with asyncio.TaskGroup() as tasks:

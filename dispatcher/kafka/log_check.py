@@ -136,14 +136,16 @@ def report_cut_off(group_id: str, tp: TopicPartition, records: int) -> None:
 class LogChecker:
     """Sets the position of each partition of a consumer. Everything but `run` is called by the consumer's poll loop."""
 
-    def __init__(self, owner: LogOwner, group_id: str, problems: KafkaProblems, *, starts_at_end: bool) -> None:
-        """Prepares a checker. With `starts_at_end`, a group without commits starts at the ends of its topics."""
+    def __init__(
+        self, owner: LogOwner, group_id: str, problems: KafkaProblems, start_at_end: Iterable[str] = ()
+    ) -> None:
+        """Prepares a checker. `start_at_end`: topics that are read from their ends if the group has no position yet."""
         self._owner = owner
         self._group_id = group_id
         self._problems = problems
-        self._starts_at_end = starts_at_end
-        self._started_topics: set[str] = set()
-        """Topics of which the group is known to have a position, or to have had one."""
+        self._start_at_end = set(start_at_end)
+        """Topics that may have to be started at their ends. Without those in which the group is known to have, or to
+        have had, a position, and those that were created after it started."""
         self._wanted = asyncio.Event()
 
     def request(self) -> None:
@@ -158,6 +160,10 @@ class LogChecker:
         partition.suspect = True
         partition.is_out_of_range |= is_out_of_range
         self._wanted.set()
+
+    def start_at_beginning(self, topics: Iterable[str]) -> None:
+        """Notes topics that were created after the group was started: nothing of them is skipped."""
+        self._start_at_end.difference_update(topics)
 
     async def run(self, client: GroupClient) -> None:
         """Checks what was requested until cancelled. Repeats if the broker doesn't answer."""
@@ -193,10 +199,10 @@ class LogChecker:
             committed = await client.committed([one.tp for one in fresh])
             for partition in fresh:
                 partition.claim = committed.get(partition.tp)
-            self._started_topics.update(tp.topic for tp in committed)
+            self._start_at_end -= {tp.topic for tp in committed}
         bounds = await client.bounds([one.tp for one in partitions])
-        if self._starts_at_end:
-            await self._start_at_end(client, [one for one in fresh if one.claim is None])
+        if self._start_at_end:
+            await self._commit_ends(client, [one for one in fresh if one.claim is None])
         complete = True
         for partition in partitions:
             if not partition.needs_check:
@@ -209,13 +215,13 @@ class LogChecker:
                 self._check(client, partition, claim, known)
         return complete
 
-    async def _start_at_end(self, client: GroupClient, partitions: Iterable[Partition]) -> None:
+    async def _commit_ends(self, client: GroupClient, partitions: Iterable[Partition]) -> None:
         """Commits the ends of all partitions at once as the positions of the group's very first start.
 
         The member that owns a topic's first partition commits for all of them; the others wait for that. A partition
         without a position that is found later was added later, and is read from its start.
         """
-        for topic in {one.tp.topic for one in partitions} - self._started_topics:
+        for topic in {one.tp.topic for one in partitions} & self._start_at_end:
             every = client.partitions_of(topic)
             known = await client.committed(every)
             if not known and every and min(every) in {one.tp for one in partitions}:
@@ -226,7 +232,7 @@ class LogChecker:
                 log.info("first start of the group: begins at the end", group=self._group_id, topic=topic)
                 known = {tp: CommittedPosition(end) for tp, end in ends.items()}
             if known:
-                self._started_topics.add(topic)
+                self._start_at_end.discard(topic)
                 for partition in partitions:
                     partition.claim = partition.claim or known.get(partition.tp)
 
@@ -237,7 +243,7 @@ class LogChecker:
             fingerprint = partition.fingerprint if last is None else Fingerprint.of(last)
             is_start = fingerprint is None and partition.next_offset == partition.log_start
             return CommittedPosition(partition.next_offset, (), fingerprint, is_start, partition.reached)
-        if partition.claim is None and (not self._starts_at_end or partition.tp.topic in self._started_topics):
+        if partition.claim is None and partition.tp.topic not in self._start_at_end:
             return CommittedPosition(bounds.start, is_start=True)
         return partition.claim
 

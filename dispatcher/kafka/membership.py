@@ -56,6 +56,8 @@ class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     def __init__(self, member: Member) -> None:
         self._member = member
+        self.missing_topics: set[str] = set()
+        """Topics that did not exist when the member tried to join."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         await self._logging_errors(self._member.assigned(assigned))
@@ -283,9 +285,26 @@ async def join(
         fetch_max_wait_ms=20,
     )
     consumer.subscribe(topics, listener=listener)
+    _note_missing_topics(consumer._client, listener.missing_topics)  # noqa: SLF001
     try:
         await consumer.start()
     except BaseException:
         await stopped(consumer)
         raise
     return GroupClient(consumer)
+
+
+def _note_missing_topics(client: Any, missing: set[str]) -> None:
+    """Adds topics that do not exist to `missing`, before the client waits for them as it starts."""
+    wait_for_topic = client._wait_on_metadata  # noqa: SLF001
+
+    async def wait(topic: str) -> Any:
+        def is_unknown() -> bool:
+            return client.cluster.partitions_for_topic(topic) is None
+
+        is_updated = is_unknown() and await client.force_metadata_update()
+        if is_updated and is_unknown() and topic not in client.cluster.unauthorized_topics:
+            missing.add(topic)
+        return await wait_for_topic(topic)
+
+    client._wait_on_metadata = wait  # noqa: SLF001

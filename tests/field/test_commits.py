@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import NewPartitions
 
+from tests.field.readiness import reports
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import LARGEST_RECORD, Stage, slowly, stage, tenants, until
 from tests.kafka import topics
@@ -75,6 +76,21 @@ async def test_latest_concerns_the_very_first_start_only(scene: Stage, adds_part
             await scene.all_accepted(dispatcher, 120)
 
         assert not before & scene.receiver.accepted.keys()
+
+
+async def test_latest_does_not_concern_a_topic_that_is_created_after_the_start(
+    scene: Stage, mortal: ApacheKafka
+) -> None:
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    await topics.delete_topic(scene.bootstrap_servers, scene.topic)
+    async with scene.dispatcher(kafka={"auto_offset_reset": "latest"}) as dispatcher:
+        dispatcher.start()
+        await reports(dispatcher, "topic_missing", scene.topic)
+        await until(lambda: "not found in cluster metadata" in dispatcher.log, "the client to see it", 60, dispatcher)
+        await topics.create_topic(scene.bootstrap_servers, scene.topic, partitions=4)
+        await scene.produce([tenant], 100)
+        await scene.all_accepted(dispatcher, 120)
 
 
 async def _all_committed(scene: Stage) -> bool:
