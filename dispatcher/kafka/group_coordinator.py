@@ -1,4 +1,4 @@
-"""aiokafka's group coordinator with two things that it lacks: a lease, and knowledge of fenced static members.
+"""aiokafka's group coordinator with what it lacks: a lease, knowledge of fenced static members, and marked members.
 
 aiokafka 0.14 doesn't know error 82, FENCED_INSTANCE_ID (KIP-345), and doesn't send the instance id with heartbeats and
 commits. So the broker answers a static member that another process has replaced with UNKNOWN_MEMBER_ID, as it answers
@@ -7,17 +7,40 @@ static member that has to join again first asks with a heartbeat of version 3, w
 """
 
 import asyncio
+import struct
 import time
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
 import aiokafka.consumer.consumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Int16, Int32, Schema, String
 
 FENCED_INSTANCE_ID: Final = 82
 _HEARTBEAT: Final = 12
+MEMBER_MARK: Final = b"feedback-dispatcher"
+"""User data in the subscription of each member."""
+
+
+class DispatcherAssignor(RoundRobinPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
+    """Round robin, as in all versions. Marks the member as a dispatcher, since any client can join the group."""
+
+    @classmethod
+    def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """Returns the subscription that a member joins with."""
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), MEMBER_MARK)
+
+
+def is_marked(subscription: bytes) -> bool:
+    """Returns True if a dispatcher has joined with this subscription. Older versions did not mark theirs."""
+    try:
+        return bool(ConsumerProtocolMemberMetadata.decode(subscription).user_data == MEMBER_MARK)
+    except (ValueError, struct.error):
+        return False
 
 
 class FencedMember(KafkaError):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_bounds import MOST_S
-from dispatcher.kafka.log_check import LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.log_check import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 
@@ -65,6 +65,8 @@ async def find_start(
         known = (await client.committed_metadata([tp])).get(tp)
     bounds = await bounds_of(client, tp)
     start = None
+    if left is not None and left.committed is not None and known is not None:
+        report_if_foreign(problems, group_id, tp, decode_metadata(*left.committed), decode_metadata(*known))
     if left is not None and left.committed == known and await is_same_log(client, tp, left, bounds):
         start = left
     elif known is not None:

@@ -20,6 +20,7 @@ from dispatcher.contract.history_positions import Move, StoredPositions, TopicAn
 from dispatcher.contract.records import place_of
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
+from dispatcher.kafka.group_coordinator import DispatcherAssignor
 from dispatcher.kafka.groups import history_group
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
@@ -107,6 +108,7 @@ class HistoryReader:
             group_id=self.group_id,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
+            partition_assignment_strategy=(DispatcherAssignor,),
             session_timeout_ms=int(self._settings.session_timeout * 1000),
             heartbeat_interval_ms=int(min(3.0, self._settings.session_timeout / 5) * 1000),
             max_poll_interval_ms=NO_POLL_LIMIT_MS,  # a store may be away for long, with the membership kept

@@ -116,6 +116,31 @@ def report_removed(
     problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=REPORTED_S)
 
 
+def report_if_foreign(
+    problems: KafkaProblems,
+    group_id: str,
+    tp: TopicPartition,
+    before: CommittedPosition | None,
+    now: CommittedPosition | None,
+) -> None:
+    """Logs and reports a position that was moved forward by a client that isn't a dispatcher: it has no fingerprint.
+
+    `before`: the position that this process has committed or found last.
+    """
+    if before is None or now is None or before.fingerprint is None:
+        return
+    if now.fingerprint is not None or now.is_start or now.position <= before.position:
+        return
+    place = f"{tp.topic}/{tp.partition}"
+    log.error(
+        "a client that isn't a dispatcher has committed a position: the records before it are not delivered",
+        group=group_id, partition=place, position_before=before.position, position=now.position,
+    )  # fmt: skip
+    detail = f"a client that isn't a dispatcher has moved group {group_id} in {place} from {before.position} to "
+    detail += f"{now.position}: these records are not delivered"
+    problems.report(KafkaReason.GROUP_SHARED, detail, source=place, lasts_s=REPORTED_S)
+
+
 def report_kept(group_id: str, tp: TopicPartition, records: int) -> None:
     """Logs that the records that were read of a log that is gone are still delivered."""
     log.warning(
@@ -199,6 +224,8 @@ class LogChecker:
             committed = await client.committed([one.tp for one in fresh])
             for partition in fresh:
                 partition.claim = committed.get(partition.tp)
+                if (memory := partition.finished_here) is not None:
+                    report_if_foreign(self._problems, self._group_id, partition.tp, memory.committed, partition.claim)
             self._start_at_end -= {tp.topic for tp in committed}
         bounds = await client.bounds([one.tp for one in partitions])
         if self._start_at_end:

@@ -275,6 +275,7 @@ async def join(
         group_instance_id=settings.group_instance_id,
         auto_offset_reset="none",  # `log_check` gives every position
         enable_auto_commit=False,
+        partition_assignment_strategy=(group_coordinator.DispatcherAssignor,),
         isolation_level="read_committed",
         session_timeout_ms=int(settings.session_timeout * 1000),
         heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 4) * 1000),

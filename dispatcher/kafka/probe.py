@@ -22,6 +22,7 @@ from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaR
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.connection_errors import Explanation, explain, missing_permission
+from dispatcher.kafka.group_coordinator import is_marked
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
@@ -33,6 +34,10 @@ EVERY_S: Final = 10.0
 WITHIN_S: Final = 12.0
 """For one look: a little more than one connection may take."""
 SOURCE: Final = "probe"
+MOST_NAMED: Final = 3
+"""Foreign members of a group that one report names."""
+MOST_NAME: Final = 80
+"""Characters of a foreign member's name."""
 
 
 class Operation(IntEnum):
@@ -220,7 +225,7 @@ class KafkaProbe:
             return
         except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
             return
-        for error_code, _, _, protocol_type, _, members, operations in answer.groups:
+        for error_code, _, state, protocol_type, _, members, operations in answer.groups:
             if kafka_errors.for_code(error_code) is kafka_errors.GroupAuthorizationFailedError:
                 self._add_missing(found, need, ("READ",))
             elif lacking := _lacking(operations, (Operation.READ,)):
@@ -228,6 +233,9 @@ class KafkaProbe:
             if members and protocol_type not in ("", "consumer"):
                 other = f"group {need.name} has members of protocol {protocol_type}: choose another kafka.group_id"
                 found.add(KafkaReason.GROUP_PROTOCOL, other, is_required=need.is_required)
+            elif state == "Stable" and (foreign := _foreign(members, self._settings.client_id)):
+                also = f"{foreign} also reads in group {need.name}, and its events are not delivered"
+                found.add(KafkaReason.GROUP_SHARED, f"{also}: give it a group of its own")
 
     def _add_missing(self, found: Findings, need: TopicNeed | GroupNeed, operations: Iterable[str]) -> None:
         peer = peer_of(self._settings, self._settings.bootstrap_servers)
@@ -250,6 +258,20 @@ async def _described(client: AIOKafkaClient, node: int, group: str) -> Any:
             raise
         why = f"group {group}: its coordinator can't be reached: {why_silent(client, broker)[1]}"
         raise kafka_errors.GroupCoordinatorNotAvailableError(why) from error
+
+
+def _foreign(members: Iterable[tuple[Any, ...]], client_id: str) -> str:
+    """Returns the names of a group's members that aren't dispatchers, or "" if all are.
+
+    Older versions do not mark themselves: during a rolling upgrade, they are recognised by their client id.
+    """
+    foreign = [
+        f"member {member[:MOST_NAME]} of client {client[:MOST_NAME]} at {host.lstrip('/')}"
+        for member, client, host, subscription, _ in members
+        if client != client_id and not is_marked(subscription)
+    ]
+    more = f" and {len(foreign) - MOST_NAMED} more" if len(foreign) > MOST_NAMED else ""
+    return ", ".join(sorted(foreign)[:MOST_NAMED]) + more
 
 
 def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:

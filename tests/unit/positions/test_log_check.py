@@ -13,6 +13,7 @@ from dispatcher.kafka.log_check import (
     LogLoss,
     next_probe,
     removed_unread,
+    report_if_foreign,
     report_lost_log,
     report_removed,
 )
@@ -208,3 +209,32 @@ def test_removed_records_are_counted_logged_and_named_with_their_number() -> Non
     assert line["event"] == "records were removed from a partition before they were read: lost"
     assert {"partition": "removed/1", "records": 11, "position": 5, "log_start": 40}.items() <= line.items()
     assert "DispatcherRecordsRemovedUnread" in line["cure"]
+
+
+@pytest.mark.usefixtures("_with_logs")
+@pytest.mark.parametrize(
+    ("before", "now", "is_foreign"),
+    [
+        (CommittedPosition(30, (), FINGERPRINT), CommittedPosition(40), True),
+        (CommittedPosition(30, (), FINGERPRINT), CommittedPosition(40, (), FINGERPRINT), False),
+        (CommittedPosition(30, (), FINGERPRINT), CommittedPosition(40, is_start=True), False),
+        (CommittedPosition(30, (), FINGERPRINT), CommittedPosition(30), False),
+        (CommittedPosition(30, (), FINGERPRINT), CommittedPosition(0), False),
+        (CommittedPosition(30, (), FINGERPRINT), None, False),
+        (CommittedPosition(30), CommittedPosition(40), False),
+        (None, CommittedPosition(40), False),
+    ],
+)
+def test_a_position_that_moved_forward_and_lost_its_fingerprint_is_reported(
+    before: CommittedPosition | None, now: CommittedPosition | None, is_foreign: bool
+) -> None:
+    """One that went back was set by an operator, for a replay, or was lost."""
+    problems = KafkaProblems()
+    with capture_logs() as logs:
+        report_if_foreign(problems, "g", TopicPartition("t", 3), before, now)
+
+    assert [one.reason for one in problems.current] == [KafkaReason.GROUP_SHARED] * is_foreign
+    lines = [one for one in logs if one["log_level"] == "error"]
+    assert len(lines) == is_foreign
+    if is_foreign:
+        assert {"partition": "t/3", "position_before": 30, "position": 40}.items() <= lines[0].items()
