@@ -149,7 +149,7 @@ class ServiceStatus:
         metrics.OLDEST_PENDING.set(min(oldest, default=0))
         self._tenants.worst.observe(certificate_expiries())
         metrics.TASKS.set(len(asyncio.all_tasks()))
-        metrics.UNFINISHED.set(sum(limit.records for limit in self._read_ahead))
+        metrics.UNFINISHED.set(sum(limit.records + limit.repeated for limit in self._read_ahead))
         metrics.UNFINISHED_BYTES.set(sum(limit.bytes for limit in self._read_ahead))
 
     def _release_brakes(self) -> int:

@@ -100,6 +100,8 @@ class Feeder:
         """Returns how many of the partition's records may be started now, a few at a time."""
         if not partition.buffer or not partition.restored or not partition.epoch.active or self._lease.is_over:
             return 0
+        if partition.repeated and not self._read_ahead.has_share_for(partition):
+            return 0
         tracker, window = partition.tracker, self._window
         most = min(window - tracker.unfinished, 10 * window - tracker.span, len(partition.buffer), AT_A_TURN)
         if self._due_in_s is None:

@@ -24,7 +24,9 @@ log = structlog.get_logger(__name__)
 IsHeld = Callable[[TenantKey], bool]
 
 MOST_IN_FLIGHT: Final = 1_000
-"""Held events that are processed at once, all tenants together."""
+"""Held events that are processed at once, all tenants together, without those that are repeated."""
+MOST_WITH_REPEATED: Final = 5_000
+"""Held events in flight, with those that are repeated: for these, the others don't wait."""
 BYTES_SHARE: Final = 8
 """Of `kafka.max_unfinished_bytes`, the held events that are processed at once take one such part."""
 REST_S: Final = 2.0
@@ -45,6 +47,8 @@ class HeldProcessor:
         max_unfinished_bytes: int,
     ) -> None:
         self.in_flight = 0
+        self.repeated: set[asyncio.Task[None] | None] = set()
+        """Tasks of the events in flight that could not get their outcome so far and are repeated."""
         self.bytes_in_flight = 0
         self._most_bytes = max_unfinished_bytes // BYTES_SHARE
         self._process = process
@@ -55,7 +59,8 @@ class HeldProcessor:
     @property
     def has_room(self) -> bool:
         """True if one more event may be processed."""
-        return self.in_flight < MOST_IN_FLIGHT and self.bytes_in_flight < self._most_bytes
+        is_busy = self.in_flight - len(self.repeated) >= MOST_IN_FLIGHT or self.in_flight >= MOST_WITH_REPEATED
+        return not is_busy and self.bytes_in_flight < self._most_bytes
 
     def start(
         self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
@@ -72,6 +77,7 @@ class HeldProcessor:
     def _on_task_done(self, one: HeldAssignment, size: int, task: "asyncio.Task[None]") -> None:
         self.in_flight -= 1
         one.tasks.pop(task).resume = None  # it knows the attempt
+        self.repeated.discard(task)
         self.bytes_in_flight -= size
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
@@ -88,7 +94,11 @@ class HeldProcessor:
         """Processes the record until it has an outcome or has to wait again."""
         try:
             is_over = await process_until_outcome(
-                self._session, record, attempt, lambda _: self._process_once(one, record, attempt)
+                self._session,
+                record,
+                attempt,
+                lambda _: self._process_once(one, record, attempt),
+                on_repeat=partial(self.repeated.add, asyncio.current_task()),
             )
         except StillHeld as held:
             rest_s = min(max(REST_S, held.for_s), MOST_REST_S)

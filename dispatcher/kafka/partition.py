@@ -32,6 +32,9 @@ MEASURED_S: Final = 0.25
 BATCH: Final = 100
 """Number of records that end before reading goes on after a full limit: beginning several at once is faster."""
 
+REPEATED_SHARE: Final = 4
+"""The repeated records of a partition take at most such a part of what the limits leave free."""
+
 MOST_RUNS_KEPT: Final = 8_000
 """Maximum number of runs of finished records kept for a revoked partition, lowest first: a commit carries no more."""
 
@@ -44,22 +47,34 @@ HEADER_BYTES: Final = 100
 class ReadAheadLimit:
     """Limits the unfinished records of a consumer: it reads ahead no further than two seconds of recent work.
 
-    So an event never waits long because the process is busy; if one does wait long, its own lane is the cause.
+    So an event never waits long because the process is busy; if one does wait long, its own lane is the cause. Records
+    that are repeated (the dead-letter brake, a refused write, a store that doesn't answer) are no work ahead: they
+    count only for the memory they take.
     """
 
     most_records: int
     most_bytes: int
     records: int = 0
+    """Unfinished records, without those that are repeated."""
+    repeated: int = 0
+    """Records that could not get their outcome so far and are repeated until they do."""
     bytes: int = 0
+    """Of all unfinished records."""
     limit: int = field(init=False)
     is_full: bool = field(init=False)
     """No record may be begun now."""
+    _ahead: int = field(init=False)
+    """Records of two seconds of recent work."""
     _finished: int = 0
     _since: float | None = None
 
     def __post_init__(self) -> None:
-        self.limit = min(LEAST_AHEAD, self.most_records)
+        self._ahead = LEAST_AHEAD
+        self._set_limit()
         self.is_full = self.records >= self.limit or self.bytes >= self.most_bytes
+
+    def _set_limit(self) -> None:
+        self.limit = min(self._ahead, self.most_records - self.repeated)
 
     def add(self, size: int) -> None:
         """Counts a record of `size` bytes whose processing begins."""
@@ -79,11 +94,34 @@ class ReadAheadLimit:
         if elapsed >= MEASURED_S:
             wanted = int(self._finished / elapsed * AHEAD_S)
             # Up at once, down by halves: a short stall must not stop reading.
-            self.limit = max(min(LEAST_AHEAD, self.most_records), min(self.most_records, max(wanted, self.limit // 2)))
+            self._ahead = max(LEAST_AHEAD, min(self.most_records, max(wanted, self._ahead // 2)))
+            self._set_limit()
             self._finished, self._since = 0, now
         if self.is_full:
             room = min(BATCH, self.limit // 10)
             self.is_full = self.records > self.limit - max(1, room) or self.bytes >= self.most_bytes
+
+    def set_aside(self) -> None:
+        """Counts an unfinished record as repeated from now on."""
+        self.records -= 1
+        self.repeated += 1
+        self._set_limit()
+        self.is_full = self.records >= self.limit or self.bytes >= self.most_bytes
+
+    def take_back(self) -> None:
+        """Counts a repeated record as any other: it has its outcome, or its assignment has ended."""
+        self.records += 1
+        self.repeated -= 1
+        self._set_limit()
+
+    def has_share_for(self, partition: "Partition") -> bool:
+        """Returns False if the partition's repeated records take their share: a quarter of what is free.
+
+        However many partitions are stopped, that leaves room for the others: of n of them, each takes 1 / (n + 4).
+        """
+        free = self.most_records - self.records - self.repeated
+        free_bytes = self.most_bytes - self.bytes
+        return REPEATED_SHARE * len(partition.repeated) < free and REPEATED_SHARE * partition.repeated_bytes < free_bytes
 
 
 class InFlightOwner(Protocol):
@@ -209,6 +247,9 @@ class Partition:
     """Its log is gone: what was read of it is finished here, since no other reader will ever have it."""
     in_flight: "dict[int, InFlightRecord]" = field(default_factory=dict)
     """Records that are begun and not ended, by offset."""
+    repeated: set[int] = field(default_factory=set)
+    """Offsets of the records in flight that could not get their outcome so far and are repeated."""
+    repeated_bytes: int = 0
     due_timer: asyncio.TimerHandle | None = None
     committed: tuple[int, str] | None = None
     end: int = 0

@@ -48,12 +48,14 @@ async def process_until_outcome(
     record: "ConsumerRecord[bytes, bytes]",
     attempt: ProcessingAttempt,
     process: Callable[[AttemptResult | None], Awaitable[object]],
+    on_repeat: Callable[[], None],
     first_result: AttemptResult | None = None,
 ) -> bool:
     """Repeats `process` until the record has an outcome. Returns False if its assignment has ended before.
 
     Args:
         process: called with `first_result`, and with None when it is repeated.
+        on_repeat: called each time that it has to be repeated, before waiting.
 
     Raises:
         StillHeld: the event of a held record has to wait again.
@@ -78,6 +80,7 @@ async def process_until_outcome(
         else:
             return True
         attempt.started, first_result = False, None
+        on_repeat()
         await backoff.wait()
 
 
@@ -138,9 +141,24 @@ class RecordProcessor:
 
     async def _run(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Processes the record until it has an outcome. Only then is its offset marked as done."""
-        process = partial(self._process_once, item)
-        if await process_until_outcome(self._session, item.record, item, process, first_result):
+        process, on_repeat = partial(self._process_once, item), partial(self._set_aside, item)
+        if await process_until_outcome(self._session, item.record, item, process, on_repeat, first_result):
             self._done(item)
+
+    def _set_aside(self, item: InFlightRecord) -> None:
+        """Makes reading go on without this record: it may wait long, for the brake, a topic or the store."""
+        partition, offset = item.partition, item.record.offset
+        if offset not in partition.repeated:
+            partition.repeated.add(offset)
+            partition.repeated_bytes += item.size
+            self._read_ahead.set_aside()
+
+    def _take_back(self, item: InFlightRecord) -> None:
+        partition, offset = item.partition, item.record.offset
+        if offset in partition.repeated:
+            partition.repeated.remove(offset)
+            partition.repeated_bytes -= item.size
+            self._read_ahead.take_back()
 
     def _process_once(self, item: InFlightRecord, first_result: AttemptResult | None) -> Awaitable[Outcome]:
         if first_result is None or self._fast_path is None:
@@ -174,6 +192,7 @@ class RecordProcessor:
 
     def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
         item.resume = None  # it knows the item
+        self._take_back(item)
         self.record_ended(item)
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()

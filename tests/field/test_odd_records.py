@@ -1,5 +1,6 @@
 """Records as other producers write them, and junk in the dispatcher's own topics: each one reaches its outcome."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from dispatcher.kafka.topics import held_topic
+from tests.field.readiness import metric
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
@@ -162,3 +164,24 @@ async def test_an_event_without_our_headers_in_a_tier_is_delivered(scene: Stage)
             scene.expected[webhook_id_of(TENANT, f"copied-{number}")] = TENANT
         await scene.all_accepted(dispatcher)
         assert await topics.read_all(scene.bootstrap_servers, scene.dead_topic) == []
+
+
+async def test_a_partition_that_its_brake_stops_delays_no_other(scene: Stage) -> None:
+    """More records wait behind the brake than the process reads ahead at low throughput."""
+    scene.mount([scene.webhook(TENANT)])
+    producer = await scene.producer()
+    async with scene.dispatcher() as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await asyncio.gather(*[await producer.send(scene.topic, b"junk", partition=0) for _ in range(2_500)])
+
+        async def waiting() -> bool:
+            return (await metric(dispatcher, "dispatcher_unfinished_records") or 0) > 1_500
+
+        await until(waiting, "the junk to wait", 60, dispatcher)
+        for number in range(60):
+            await scene.send(event(TENANT, f"good{number}"), partition=1 + number % 3)
+            scene.expected[webhook_id_of(TENANT, f"good{number}")] = TENANT
+        await scene.all_accepted(dispatcher)
+        assert (await scene.committed())[0] < 2_500
+        dispatcher.kill9()

@@ -489,6 +489,48 @@ async def test_a_budget_that_another_consumer_has_used_up_is_found_free_again() 
     await bench.stop()
 
 
+WAITS = [BrakeEngaged("most would die"), NotWritten("t.retry.30s"), StoreUnavailable("away"), RuntimeError("a bug")]
+
+
+@virtual_time
+@pytest.mark.parametrize("error", WAITS, ids=lambda error: type(error).__name__)
+async def test_records_that_are_repeated_for_long_stop_no_other_partition(error: Exception) -> None:
+    """Each other record takes a second, so few end in one: the limit is at its least."""
+    bench, budget = Bench(partition_window=10_000), ReadAheadLimit(20_000, 10**8)
+    bench.produce(0, 12_000)
+    bench.script = lambda record: error if record.partition == 0 else 1.0
+    await bench.run(bench.consumer(budget=budget))
+    await asyncio.sleep(10)
+    bench.produce(1, 100)
+    await asyncio.sleep(10)
+
+    assert bench.committed(OTHER)[0] == 100
+    assert 0 < budget.repeated <= 20_000 / 5, "one partition takes its share only"
+    assert budget.records == 0
+    bench.script = lambda _: None
+    await asyncio.sleep(120)
+    assert bench.committed(ONE)[0] == 12_000, "and its records go on once they can"
+    assert (budget.records, budget.repeated, budget.bytes) == (0, 0, 0)
+    await bench.stop()
+
+
+@virtual_time
+async def test_large_records_that_are_repeated_leave_memory_to_the_other_partitions() -> None:
+    bench, budget = Bench(), ReadAheadLimit(20_000, 900_000)
+    bench.script = lambda record: NotWritten("t.retry.30s") if record.partition == 0 else None
+    await bench.run(bench.consumer(budget=budget))
+    for _ in range(5_000):
+        bench.broker.append("t", bytes([0]), b"x" * 290, ())
+    await asyncio.sleep(20)
+    bench.produce(1, 100)
+    await asyncio.sleep(10)
+
+    assert bench.committed(OTHER)[0] == 100
+    assert budget.repeated
+    assert await bench.stop() < 6
+    assert (budget.records, budget.repeated, budget.bytes) == (0, 0, 0)
+
+
 @virtual_time
 async def test_records_that_are_not_due_wait_and_hold_up_no_other_partition() -> None:
     bench = Bench()

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher.contract.outcomes import Attempt, FailureReason
-from dispatcher.contract.records import AssignmentEpoch, Lease, RetryState
+from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, Outcome
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotWritten
 from dispatcher.kafka.consumer import Consumer
+from dispatcher.kafka.held_topic import tenant_of
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.telemetry.event_log import EventLog
 from tests.unit.delivering import test_consumer
@@ -233,6 +236,34 @@ async def test_a_held_event_whose_outcome_can_not_be_written_is_not_sent_again()
     assert len(bench.dead()) == 1
     assert bench.transport.sent("webhook-attempt") == ["1"]
     await held.stop(task)
+
+
+@virtual_time
+async def test_held_events_whose_outcome_can_not_be_written_delay_no_others() -> None:
+    held = test_held_events.Bench()
+    other = TenantKey("other@AdobeOrg", "prod")
+    tenants = [TenantKey(f"{number}@AdobeOrg", "prod") for number in range(30)]
+    held.held.update((other, *tenants))
+    for tenant in (*tenants * 50, other):
+        held.broker.append(test_held_events.TOPIC, b"\1", EVENT, test_held_events.tenant_headers(tenant))
+    sent = []
+
+    async def process(record: Record, attempt: ProcessingAttempt) -> Outcome:
+        attempt.start()
+        if tenant_of(record.headers) != other:
+            raise NotWritten(tier("30s"))
+        sent.append(record.offset)
+        return Delivered(1)
+
+    held.reader._processor._process = process
+    task = await held.start()
+    held.reader.session.lease.ends_at = float("inf")
+    held.release()
+    await asyncio.sleep(600)
+    assert len(sent) == 1
+    assert len(held.reader._processor.repeated) == 1_500
+    await held.stop(task)
+    assert held.reader._processor.repeated == set()
 
 
 @virtual_time
