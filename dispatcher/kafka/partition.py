@@ -121,7 +121,9 @@ class ReadAheadLimit:
         """
         free = self.most_records - self.records - self.repeated
         free_bytes = self.most_bytes - self.bytes
-        return REPEATED_SHARE * len(partition.repeated) < free and REPEATED_SHARE * partition.repeated_bytes < free_bytes
+        return (
+            REPEATED_SHARE * len(partition.repeated) < free and REPEATED_SHARE * partition.repeated_bytes < free_bytes
+        )
 
 
 class InFlightOwner(Protocol):

@@ -11,6 +11,9 @@ broker refuses everything behind the gap as out of order: aiokafka doesn't renum
 """
 
 import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +24,7 @@ from aiokafka.errors import (
     BrokerResponseError,
     InvalidProducerIdMapping,
     KafkaError,
+    LeaderNotAvailableError,
     MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     ProducerFenced,
@@ -29,13 +33,13 @@ from aiokafka.errors import (
     UnknownProducerId,
     UnsupportedVersionError,
 )
-from aiokafka.partitioner import DefaultPartitioner
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import RecordHeaders
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
+from dispatcher.kafka.partition_choice import PartitionChoice
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
@@ -45,6 +49,9 @@ WRITE_S: Final = 60.0
 """Time for one write, connecting included. A producer that needs longer is replaced, and the caller may then write a
 record that the old producer had sent already. Therefore a broker that is away for a shorter time is waited for. The old
 producer reads addresses and credentials again, too (`reconnecting`)."""
+LEADER_S: Final = 5.0
+"""Time in which a partition of the topic has to get a leader. Nothing is sent until then: the write can be repeated."""
+LEADER_AGAIN_S: Final = 0.5
 SUSPECT_S: Final = 60.0
 LOG_EVERY_S: Final = 60.0
 """A topic that refuses every write is logged this often."""
@@ -95,15 +102,15 @@ class _ClientInUse:
     writes: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def send(self, write: _Write, *, alone: bool) -> int:
-        """Writes one record and returns its offset. With `alone` it gets a batch of its own."""
+    async def send(self, write: _Write, partition: int, *, alone: bool) -> int:
+        """Writes one record to a partition and returns its offset. With `alone` it gets a batch of its own."""
         self.writes += 1
         self.idle.clear()
         try:
             if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
-                return await self._send_alone(write)
+                return await self._send_alone(write, partition)
             written = await self.client.send_and_wait(
-                write.topic, write.value, write.key, write.partition, headers=list(write.headers)
+                write.topic, write.value, write.key, partition, headers=list(write.headers)
             )
             return int(written.offset)
         finally:
@@ -122,11 +129,25 @@ class _ClientInUse:
             if partition not in await self.client.partitions_for(topic):
                 raise KafkaError(f"it has no partition {partition}")
 
-    async def _send_alone(self, write: _Write) -> int:
-        partition = write.partition
-        if partition is None:
-            partitions = sorted(await self.client.partitions_for(write.topic))
-            partition = DefaultPartitioner()(write.key, partitions, partitions)
+    async def partitions(self, topic: str) -> tuple[set[int], set[int]]:
+        """Returns all partitions of the topic, and those that have a leader: at least one.
+
+        Raises:
+            LeaderNotAvailableError: none has got a leader within a few seconds.
+            KafkaError: the topic can't be looked up.
+        """
+        give_up_at = time.monotonic() + LEADER_S
+        while True:
+            known: set[int] = set(await self.client.partitions_for(topic))
+            led: set[int] = set(self.client.client.cluster.available_partitions_for_topic(topic) or ())
+            if led:
+                return known, led
+            if time.monotonic() > give_up_at:
+                raise LeaderNotAvailableError(f"no partition of {topic} has a leader")
+            await self.client.client.force_metadata_update()
+            await asyncio.sleep(LEADER_AGAIN_S)
+
+    async def _send_alone(self, write: _Write, partition: int) -> int:
         batch = self.client.create_batch()
         batch.append(key=write.key, value=write.value, timestamp=None, headers=list(write.headers))
         batch.close()
@@ -157,6 +178,7 @@ class Producer:
         self._connections: dict[bool, _ClientInUse] = {}
         """By whether it is the one that numbers, as far as the broker can."""
         self._connecting = asyncio.Lock()
+        self._choice = PartitionChoice()
         self._suspects: dict[str, _Suspect] = {}
         self._logged: dict[str, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -193,7 +215,7 @@ class Producer:
     ) -> int:
         """Writes one record; returns its offset when the broker has acknowledged it, within 60 s.
 
-        The key chooses the partition if none is given.
+        If no partition is given, the key chooses one as long as that can be written (see `partition_choice`).
 
         Raises:
             RecordTooLarge: the topic doesn't accept a record of this size. Not counted as a failure: the caller writes
@@ -240,14 +262,35 @@ class Producer:
             connection = await self._connection(numbered=numbered)
             if write.partition is not None:
                 await connection.find(write.topic, write.partition)
+                known = led = {write.partition}
+            else:
+                known, led = await connection.partitions(write.topic)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await connection.send(write, alone=alone)
+            with self._partition(write, known, led) as partition:
+                async with asyncio.timeout_at(deadline):
+                    return await connection.send(write, partition, alone=alone)
         except (KafkaError, TimeoutError) as error:
             # Without numbers a refusal leaves nothing behind; any other failure may lie with the connections.
             if connection.is_numbered or not isinstance(error, BrokerResponseError):
                 self._replace(connection, type(error).__name__)
             raise
+
+    @contextmanager
+    def _partition(self, write: _Write, known: set[int], led: set[int]) -> Iterator[int]:
+        """Yields the partition for one write, and notes what comes of it."""
+        choice, now = self._choice, asyncio.get_running_loop().time
+        partition = choice.begin(write.topic, write.key, known, led, now())
+        try:
+            yield partition
+        except (*_SIZE_REFUSED, *_NUMBERS_REFUSED):
+            raise  # another partition refuses it, too, or the fault is an earlier write's
+        except (KafkaError, TimeoutError):
+            choice.on_failed(write.topic, partition, now())
+            raise
+        else:
+            choice.on_written(write.topic, partition)
+        finally:
+            choice.end(write.topic, partition)
 
     # Topics that refuse
 

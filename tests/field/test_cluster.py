@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotWritten
+from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import held_topic
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
@@ -176,6 +180,84 @@ async def test_tiers_with_too_few_replicas_in_sync_are_named_and_lose_nothing(
         await scene.all_accepted(dispatcher, 120)
         await reports_nothing(dispatcher, 120)
     assert await scene.lost() == 0
+
+
+async def test_records_are_written_to_partitions_that_have_a_leader(cluster: KafkaCluster) -> None:
+    """Whatever their key: it decides only while its partition can be written."""
+    topic = f"led-{uuid4().hex[:8]}"
+    await topics.create_topic(cluster.bootstrap_servers, topic, partitions=NODES)
+    away = next(node for node in (await cluster.leaders(topic)).values() if node is not cluster.nodes[0])
+    away.kill()
+
+    async def fenced() -> bool:
+        return len(await cluster.leaders(topic)) == NODES - 1
+
+    await until(fenced, "a partition without a leader", 60)
+    settings = KafkaSettings(bootstrap_servers=cluster.bootstrap_servers)
+    async with Producer(settings) as producer:
+        records = [*((f"key{number}".encode(), b"value") for number in range(60)), *[(None, b"value")] * 60]
+        records += [(None, None)] * 30
+        writes = [producer.write(topic, key, value, [("name", b"value")], "retry") for key, value in records]
+        assert len(await asyncio.gather(*writes)) == len(records)
+    await away.start()
+    assert len(await topics.read_all(cluster.bootstrap_servers, topic)) == len(records)
+
+
+@pytest.mark.all_faults
+async def test_a_record_whose_write_has_failed_is_written_to_another_partition(cluster: KafkaCluster) -> None:
+    """With one broker away, two of three partitions have too few replicas in sync: they have a leader."""
+    topic = f"replicas-{uuid4().hex[:8]}"
+    await topics.create_topic(
+        cluster.bootstrap_servers, topic, partitions=NODES, replication=2, config={"min.insync.replicas": "2"}
+    )
+    cluster.nodes[-1].kill()
+    async with Producer(KafkaSettings(bootstrap_servers=cluster.bootstrap_servers)) as producer:
+
+        async def write(key: bytes) -> int:
+            return await producer.write(topic, key, b"value", [], "retry")
+
+        keys = [f"key{number}".encode() for number in range(60)]
+        first = await asyncio.gather(*(write(key) for key in keys), return_exceptions=True)
+        left = [key for key, result in zip(keys, first, strict=True) if isinstance(result, NotWritten)]
+        assert 0 < len(left) < len(keys)
+        again = await asyncio.gather(*(write(key) for key in left), return_exceptions=True)
+        assert [result for result in again if isinstance(result, BaseException)] == []
+    await cluster.nodes[-1].start()
+
+
+@pytest.mark.all_faults
+async def test_a_partition_of_a_tier_without_a_leader_stops_no_partition_of_events(
+    cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    """More events of one tenant are parked than the process reads ahead; their keys belong to all partitions."""
+    async with stage(cluster.bootstrap_servers, tmp_path, replication=1, partitions=NODES) as scene:
+        bad, good = TENANTS[:2]
+        scene.mount([scene.webhook(bad), scene.webhook(good)])
+        scene.receiver.behave(f"/{bad.org}", status(503))
+        async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+            dispatcher.start()
+            await dispatcher.ready()
+            tier = scene.tier_topics[0]
+            away = next(node for node in (await cluster.leaders(tier)).values() if node is not cluster.nodes[0])
+            away.kill()
+
+            async def fenced() -> bool:
+                return len(await cluster.leaders(tier)) == NODES - 1
+
+            await until(fenced, "a partition without a leader", 60, dispatcher)
+            led = list(await cluster.leaders(scene.topic))
+            producer = await scene.producer()
+            writes = [
+                await producer.send(scene.topic, event(bad, f"bad{number}"), b"key%d" % number, led[number % len(led)])
+                for number in range(4_500)
+            ]
+            await asyncio.gather(*writes)
+            for number in range(60):
+                await scene.send(event(good, f"good{number}"), partition=led[number % len(led)])
+                scene.expected[webhook_id_of(good, f"good{number}")] = good
+            await scene.all_accepted(dispatcher, 90)
+            dispatcher.kill9()
+        await away.start()
 
 
 async def _all_in_sync(scene: Stage, cluster: KafkaCluster) -> bool:

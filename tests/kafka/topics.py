@@ -24,14 +24,19 @@ async def admin_client(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminCli
 
 
 async def create_topic(
-    bootstrap_servers: str, name: str, *, partitions: int = 1, config: Mapping[str, str] | None = None
+    bootstrap_servers: str,
+    name: str,
+    *,
+    partitions: int = 1,
+    replication: int = 1,
+    config: Mapping[str, str] | None = None,
 ) -> None:
-    """Creates a topic with one replica and waits until the broker lists it.
+    """Creates a topic and waits until the broker lists it.
 
     Raises aiokafka's error if the broker refuses, such as when the topic exists.
     """
     async with admin_client(bootstrap_servers) as admin:
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=dict(config or {}))
+        topic = NewTopic(name, partitions, replication, topic_configs=dict(config or {}))
         response = await admin.create_topics([topic])  # refusals are in the answer, not raised
     for _, code, message, *_ in response.topic_errors:
         if code:

@@ -45,6 +45,8 @@ class Broker:
     away: bool = False
     clients: list["Client"] = field(default_factory=list)
     partitions: set[int] = field(default_factory=lambda: {0})
+    offline: set[int] = field(default_factory=set)
+    """Partitions without a leader."""
 
     @property
     def numbered(self) -> int:
@@ -77,7 +79,7 @@ class Client:
         self.accepted: Counter[str] = Counter()
         self._lingering: dict[str, tuple[list[bytes | None], asyncio.Task[None]]] = {}
         self._message_accumulator = self
-        self.client = self
+        self.client = self.cluster = self
         self._partitions = set(broker.partitions)
         """As they were when the client looked last."""
         self.is_stopped = False
@@ -96,6 +98,9 @@ class Client:
 
     async def partitions_for(self, _: str) -> set[int]:
         return self._partitions
+
+    def available_partitions_for_topic(self, _: str) -> set[int]:
+        return self._partitions - self.broker.offline
 
     async def force_metadata_update(self) -> None:
         self._partitions = set(self.broker.partitions)
