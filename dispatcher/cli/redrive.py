@@ -41,7 +41,7 @@ def redrive(
     """Send dead events back, to be delivered under the same webhook-id.
 
     Safe to interrupt and to repeat: events that were sent back are noted and not sent again, unless they died once
-    more. After a SIGKILL at most 100 events are repeated.
+    more. After a SIGKILL at most 100 events are repeated. Dead letters that still can't be read as events are left.
     """
     now = time.time()
     selection = Selection(
@@ -64,7 +64,8 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
         for former in topics[1:]:
             typer.echo(f"topic {former}, of an earlier version or other settings, is read, too")
         async with open_topics(settings.kafka, topics) as dead, open_history(settings) as history:
-            redrive = Redrive(dead, selection, progress.update, history)
+            most = settings.kafka.max_record_bytes
+            redrive = Redrive(dead, selection, progress.update, history, max_record_bytes=most)
             tally = await redrive.count()
             _tell_selected(tally)
             if dry_run or not tally.total:
@@ -90,6 +91,11 @@ def _tell_selected(tally: RedriveTally) -> None:
     for (tenant, reason), count in sorted(tally.selected.items()):
         typer.echo(f"{tenant:<{width}}  {reason:<13}  {count:>8}")
     typer.echo(f"{tally.total} dead events selected; {tally.already} more were sent back by an earlier redrive")
+    if tally.unreadable:
+        typer.echo(
+            f"{tally.unreadable} of the selected dead letters still can't be read as events (`dispatcher explain` says "
+            "why): they stay dead letters"
+        )
     if tally.truncated:
         typer.echo(
             f"{tally.truncated} of the selected dead letters carry only a part of their event and can't be sent back: "

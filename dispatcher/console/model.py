@@ -265,6 +265,8 @@ class DeadQuery:
     until: float | None = None
     redriven: bool | None = False
     """None: both."""
+    readable: bool = False
+    """Only those that can be read as events: a redrive leaves the others."""
     before: str | None = None
     limit: int = 50
 
@@ -305,6 +307,8 @@ class RedriveModel(ApiValue):
     """Sent again by an earlier redrive."""
     gone: int = 0
     """Selected, but no longer in the dead-letter topic, or in the topic of events."""
+    unreadable: int = 0
+    """Selected, but not sent: they still can't be read as events."""
     state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
     """`waiting`: queued behind other redrives."""
     problem: str = ""

@@ -15,6 +15,7 @@ No event is lost, and receivers recognise repeats by their webhook-id.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -139,6 +140,8 @@ class RedriveTally:
     """Selected, but sent back by an earlier redrive."""
     gone: int = 0
     """Selected by position, but no longer in the topic."""
+    unreadable: int = 0
+    """Selected, but not sent back: they still can't be read as events, and would only stop a partition (the brake)."""
     truncated: int = 0
     """Selected, but not sent back: the dead letter carries only a part of the event."""
     too_large: int = 0
@@ -165,7 +168,12 @@ class Redrive:
         on_progress: OnProgress = lambda _: None,
         history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
+        max_record_bytes: float = math.inf,
     ) -> None:
+        """Prepares a redrive of the events that `selection` selects in the dead-letter topic.
+
+        `max_record_bytes`: a larger value is unreadable, as for the dispatcher.
+        """
         events, marks = selection.ranges(dead.ranges)
         self._dead = dead.within(events)
         self._marks = dead.within(marks)
@@ -173,6 +181,7 @@ class Redrive:
         self._on_progress = on_progress
         self._history = history
         self._clock = clock
+        self._max_record_bytes = max_record_bytes
         self._redriven: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
         self.tally = RedriveTally()
 
@@ -184,7 +193,7 @@ class Redrive:
         async for chosen in self._selected_batches():
             self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
         if self._selection.positions is not None:
-            known = self.tally.total + self.tally.already + self.tally.truncated
+            known = self.tally.total + self.tally.already + self.tally.truncated + self.tally.unreadable
             self.tally.gone = len(self._selection.positions) - known
         return self.tally
 
@@ -196,7 +205,7 @@ class Redrive:
         Raises:
             NotWritten: the broker refused a record or its mark; what was sent before is marked.
         """
-        self.tally.already = self.tally.truncated = 0
+        self.tally.already = self.tally.truncated = self.tally.unreadable = 0
         async for chosen in self._selected_batches():
             async for batch in paced(chosen, rate, stop):
                 await self._send_batch(producer, topic, batch)
@@ -206,7 +215,7 @@ class Redrive:
         return self.tally
 
     async def _selected_batches(self) -> AsyncIterator[list[DeadEvent]]:
-        """Yields the selected events in batches of one partition, without those that were redriven before."""
+        """Yields the selected events in batches of one partition: those that can be sent and have not been."""
         async for records in self._dead.records():
             events = [DeadEvent.of(record) for record in records if not is_mark(record)]
             selected = [dead for dead in events if self._selection.includes(dead)]
@@ -214,8 +223,13 @@ class Redrive:
             whole = [dead for dead in fresh if not is_truncated(dead.record.headers)]
             self.tally.already += len(selected) - len(fresh)
             self.tally.truncated += len(fresh) - len(whole)
-            if whole:
-                yield whole
+            readable = [dead for dead in whole if self._is_readable(dead)]
+            self.tally.unreadable += len(whole) - len(readable)
+            if readable:
+                yield readable
+
+    def _is_readable(self, dead: DeadEvent) -> bool:
+        return dead.event is not None and len(dead.record.value or b"") <= self._max_record_bytes
 
     def _was_redriven(self, record: Record) -> bool:
         return record.offset in self._redriven[record.topic, record.partition]

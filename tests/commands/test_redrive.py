@@ -93,14 +93,34 @@ async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dea
     ran = await called("redrive", "-c", dead.config, "--dry-run", "--since", "1h")
     assert ran.status == 0, ran
     out = ran.out
-    assert [line.split() for line in out.splitlines()[:3]] == [
+    assert [line.split() for line in out.splitlines()[:2]] == [
         ["luma/prod", "expired", "3"],
         ["luma/prod", "rejected", "1"],
-        ["unknown", "unreadable", "1"],
     ]
-    assert "5 dead events selected; 0 more" in out
+    assert "4 dead events selected; 0 more" in out
+    assert "1 of the selected dead letters still can't be read" in out
     assert "nothing was sent (--dry-run)" in out
     assert await dead.sent() == []
+
+
+async def test_dead_letters_that_still_can_not_be_read_are_left_and_counted(dead: Dead) -> None:
+    """They would die again, and engage the brake of every partition of the first tier."""
+    readable = await dead.dead_letter("luma", DeadReason.UNREADABLE)  # by an older version, say
+    for _ in range(3):
+        await dead.dead_letter(reason=DeadReason.UNREADABLE, value=b"junk")
+    too_large = json.dumps(email_event(requestId="x" * 9_000)).encode()
+    await dead.dead_letter(reason=DeadReason.UNREADABLE, value=too_large)
+    (small := dead.config.parent / "small").mkdir()
+    settings = write_settings(
+        small, dead.broker.bootstrap_servers,
+        kafka={"topic": dead.topic, "topic_prefix": dead.topic, "max_record_bytes": 8_000},
+    )  # fmt: skip
+    for count in (1, 0):
+        ran = await dispatcher("redrive", "-c", settings, "--reason", "unreadable")
+        assert ran.status == 0, ran
+        assert f"{count} dead events selected" in ran.out
+        assert "4 of the selected dead letters still can't be read" in ran.out
+        assert [RetryState.of(record).origin for record in await dead.sent()] == [readable.origin]
 
 
 async def test_selected_events_are_redriven_once_and_the_rest_later(dead: Dead) -> None:

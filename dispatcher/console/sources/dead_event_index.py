@@ -109,6 +109,7 @@ class DeadEventIndex:
             _may_see(dead_event, orgs)
             and (not query.event_ids or dead_event.event_id in query.event_ids)
             and (query.redriven is None or query.redriven == (kept.place in self._redriven))
+            and (not query.readable or dead_event.event_id is not None)
             and (not query.reasons or dead_event.reason in query.reasons)
             and (not query.message_statuses or dead_event.message_status in query.message_statuses)
             and (not query.channels or dead_event.channel in query.channels)

@@ -17,10 +17,11 @@ from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
+from dispatcher.kafka.redrive import OnProgress, Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import TopicReader, open_topic
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
@@ -88,7 +89,7 @@ class DeadLetterReader:
         try:
             async with asyncio.timeout(ANSWER_S), open_topic(self._kafka, self._topic) as topic:
                 selection = _selection_of(tenant, query)
-                redrive = Redrive(await self._dead_since(topic, selection), selection)
+                redrive = self._new_redrive(await self._dead_since(topic, selection), selection)
                 await redrive.count()
         except TimeoutError:
             if redrive is None:
@@ -144,7 +145,7 @@ class DeadLetterReader:
 
     def _expected(self, tenant: TenantKey, query: DeadQuery) -> int:
         """Returns how many of the kept dead events a redrive would send again."""
-        own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
+        own = replace(query, tenant=tenant, redriven=False, readable=True, before=None, limit=1)
         return self.memory.search(own, orgs=frozenset({tenant.org})).total
 
     async def _dead_since(self, topic: TopicReader, selection: Selection) -> TopicReader:
@@ -152,9 +153,20 @@ class DeadLetterReader:
         dead = topic.reaching(self.follower.read_to)
         return dead if selection.since is None else await dead.since(selection.since)
 
+    def _new_redrive(
+        self,
+        dead: TopicReader,
+        selection: Selection,
+        report: OnProgress = lambda _: None,
+        history: HistoryRecorder | None = None,
+    ) -> Redrive:
+        return Redrive(dead, selection, report, history, max_record_bytes=self._kafka.max_record_bytes)
+
     async def _redrive(self, job: RunningJob, tenant: TenantKey, selection: Selection) -> None:
         def report(tally: RedriveTally) -> None:
-            job.report(total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
+            job.report(
+                total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone, unreadable=tally.unreadable
+            )
 
         async with (
             asyncio.timeout(ANSWER_S) as opening,
@@ -163,7 +175,7 @@ class DeadLetterReader:
         ):
             opening.reschedule(None)
             job.begun.set_result(None)
-            redrive = Redrive(await self._dead_since(dead, selection), selection, report, history)
+            redrive = self._new_redrive(await self._dead_since(dead, selection), selection, report, history)
             report(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
