@@ -14,21 +14,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import BrokerResponseError, KafkaConnectionError, for_code, kafka_errors
+from aiokafka.errors import KafkaConnectionError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 
-from dispatcher.kafka import reconnecting, unreadable_records
+from dispatcher.kafka import error_codes, reconnecting, unreadable_records
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
-
-
-class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
-    """Error 87, which aiokafka doesn't know and would name UnknownError."""
-
-    errno = 87
-    message = "INVALID_RECORD"
-    description = "The broker refused the record: a compacted topic takes none without a key."
 
 
 def apply() -> None:
@@ -36,7 +28,7 @@ def apply() -> None:
     AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
     AIOKafkaClient.send = _raising_errors_of_groups(AIOKafkaClient.send)
-    kafka_errors[InvalidRecordError.errno] = InvalidRecordError
+    error_codes.register()
     reconnecting.apply()
     unreadable_records.apply(reconnecting.problems_of)
 

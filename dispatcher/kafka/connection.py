@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.kafka_problems import CONNECTING
+from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain
@@ -154,14 +154,16 @@ def report_error(
     *,
     group_id: str = "",
     lasts_s: float = 60.0,
-) -> None:
+) -> KafkaReason:
     """Reports what an error of a Kafka client means. It is forgotten after `lasts_s` without another report.
+
+    Returns its reason.
 
     A connection's own problem was reported by the connection, for its broker: it is not reported again.
     """
     address = "the brokers" if settings is None else settings.bootstrap_servers
     peer = Peer(address, "PLAINTEXT") if settings is None else peer_of(settings, address, group_id=group_id)
     reason, detail = explain(error, peer)
-    if reason in CONNECTING and problems.reports(reason):
-        return
-    problems.report(reason, f"kafka at {address}: {detail}", source=source, lasts_s=lasts_s)
+    if reason not in CONNECTING or not problems.reports(reason):
+        problems.report(reason, f"kafka at {address}: {detail}", source=source, lasts_s=lasts_s)
+    return reason

@@ -17,6 +17,7 @@ from aiokafka import errors as kafka_errors
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
+from dispatcher.kafka.error_codes import GROUP_MAX_SIZE_REACHED, unwrapped
 
 _MAX_CHAIN: Final = 10
 _TLS_ALERT: Final = 0x15
@@ -57,14 +58,15 @@ class ExplainedError(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  
 
 def explain(error: BaseException, peer: Peer) -> Explanation:
     """Returns the reason for an error that a Kafka client raised, and a sentence without the broker's address."""
-    chain = list(_chain(error))
+    chain = [unwrapped(one) for one in _chain(error)]
+    error = unwrapped(error)
     for one in chain:
         if isinstance(one, ExplainedError):
             return one.reason, one.detail
         if isinstance(one, TokenUnavailable):
             return KafkaReason.TOKEN_UNAVAILABLE, f"no token for it: {one}"
     for one in chain:
-        for explainer in (_tls, _sasl, _kafka, _network):
+        for explainer in (_tls, _sasl, _group, _kafka, _network):
             explained = explainer(one, peer)
             if explained is not None:
                 return explained
@@ -151,13 +153,10 @@ def _sasl(error: BaseException, peer: Peer) -> Explanation | None:
 
 
 def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
-    group = peer.group_id or "the consumer group"
     match error:
         case kafka_errors.TopicAuthorizationFailedError():
             topics = _topic_names(error) or "a topic"
             return KafkaReason.PERMISSION_MISSING, f"{_user_of(peer)} has no permission for topic {topics}: add its ACL"
-        case kafka_errors.GroupAuthorizationFailedError():
-            return KafkaReason.PERMISSION_MISSING, missing_permission(peer, ("READ",), f"group {group}")
         case kafka_errors.ClusterAuthorizationFailedError():
             return (
                 KafkaReason.PERMISSION_MISSING,
@@ -169,6 +168,19 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
         case kafka_errors.UnknownTopicOrPartitionError():
             topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"
+        case kafka_errors.OffsetMetadataTooLargeError():
+            return KafkaReason.COMMIT_REFUSED, "the broker's offset.metadata.max.bytes is too small for commits"
+        case kafka_errors.RequestTimedOutError() | kafka_errors.KafkaTimeoutError():
+            return KafkaReason.UNREACHABLE, "no answer in time"
+        case _:
+            return None
+
+
+def _group(error: BaseException, peer: Peer) -> Explanation | None:
+    group = peer.group_id or "the consumer group"
+    match error:
+        case kafka_errors.GroupAuthorizationFailedError():
+            return KafkaReason.PERMISSION_MISSING, missing_permission(peer, ("READ",), f"group {group}")
         case kafka_errors.InconsistentGroupProtocolError():
             return (
                 KafkaReason.GROUP_PROTOCOL,
@@ -181,12 +193,15 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
             )
         case kafka_errors.InvalidGroupIdError():
             return KafkaReason.GROUP_PROTOCOL, f"the broker refuses the group id {group}: change kafka.group_id"
+        case kafka_errors.BrokerResponseError(errno=code) if code == GROUP_MAX_SIZE_REACHED:
+            return (
+                KafkaReason.GROUP_PROTOCOL,
+                f"group {group} has as many members as the brokers' group.max.size allows: raise it, or run fewer",
+            )
         case kafka_errors.GroupCoordinatorNotAvailableError() | kafka_errors.NotCoordinatorForGroupError():
             return KafkaReason.COORDINATOR_UNAVAILABLE, f"no broker coordinates group {group} at the moment"
-        case kafka_errors.OffsetMetadataTooLargeError():
-            return KafkaReason.COMMIT_REFUSED, "the broker's offset.metadata.max.bytes is too small for commits"
-        case kafka_errors.RequestTimedOutError() | kafka_errors.KafkaTimeoutError():
-            return KafkaReason.UNREACHABLE, "no answer in time"
+        case kafka_errors.GroupLoadInProgressError():
+            return KafkaReason.COORDINATOR_UNAVAILABLE, f"the coordinator of group {group} still loads it"
         case _:
             return None
 

@@ -36,6 +36,9 @@ MOST_NAMED: Final = 5
 REPORTED_S: Final = 45.0
 """Time without another error after which a reported error of the client is forgotten."""
 
+SILENCE: Final = frozenset({KafkaReason.UNREACHABLE, KafkaReason.NAME_NOT_FOUND, KafkaReason.BROKERS_MOVED})
+"""Reasons that mean that no broker answers. With any other one, a broker has said something."""
+
 Joined = TypeVar("Joined")
 
 
@@ -57,7 +60,7 @@ class GroupSession:
 
         Args:
             problems: collects the consumer's Kafka problems.
-            lease: replaces the lease on the monotonic clock, for tests.
+            lease: replaces the lease on the steady clock, for tests.
             on_fenced: called when another process has taken this member's place.
             on_renewed: called when the group answers again after the lease was over.
             event_log: limits the lines about records that are processed again.
@@ -169,8 +172,8 @@ class GroupSession:
                 async with asyncio.timeout(MOST_S + 1):
                     ends = await client.end_offsets(tps)
             except Exception as error:  # noqa: BLE001
-                self.report(error)
-                self.broker_answers = False
+                if self.report(error) in SILENCE:
+                    self.broker_answers = False
                 continue
             self.broker_answers = True
             self.problems.clear(KafkaReason.UNREACHABLE, source=self.source)
@@ -188,8 +191,8 @@ class GroupSession:
         detail = f"no broker answers for {named}{more}: their records wait; start the brokers that have their replicas"
         self.problems.report(KafkaReason.PARTITION_OFFLINE, detail, source=self.source, lasts_s=REPORTED_S)
 
-    def report(self, error: BaseException) -> None:
-        """Reports an error of the client under the consumer's name.
+    def report(self, error: BaseException) -> KafkaReason:
+        """Reports an error of the client under the consumer's name. Returns its reason.
 
         aiokafka raises KeyError and AttributeError, among others, on odd answers. They are logged in full, since they
         may also be a bug.
@@ -197,4 +200,6 @@ class GroupSession:
         if not isinstance(error, KafkaError | OSError):
             metrics.ERRORS.labels("consumer").inc()
             log.error("the consumer goes on after an odd answer or a bug", group=self.group_id, exc_info=error)
-        report_error(self.problems, self.source, error, self._settings, group_id=self.group_id, lasts_s=REPORTED_S)
+        return report_error(
+            self.problems, self.source, error, self._settings, group_id=self.group_id, lasts_s=REPORTED_S
+        )  # fmt: skip

@@ -131,7 +131,18 @@ class KafkaProbe:
         await self._close()
 
     async def look(self) -> Findings:
-        """Returns everything that is wrong now; never raises because of a broker."""
+        """Returns everything that is wrong now; never raises because of a broker.
+
+        If a connection that worked before fails, a new one is tried before that means anything: brokers end those that
+        are idle, or whose login is too old (KIP-368).
+        """
+        had_worked = self._client is not None
+        found = await self._look_once()
+        if had_worked and not found.answers:
+            found = await self._look_once()
+        return found
+
+    async def _look_once(self) -> Findings:
         found = Findings()
         try:
             async with asyncio.timeout(WITHIN_S):

@@ -20,8 +20,9 @@ def kafka_checks(sessions: Sequence[GroupSession], problems: Iterable[KafkaProbl
     for session in sessions:
         reason = "" if session.joined else "has not joined the group yet"
         checks.append(HealthCheck(f"consumer {session.group_id} joined", session.joined, reason))
-        reason = "" if session.broker_answers else "the brokers do not answer; it keeps trying"
-        checks.append(HealthCheck(f"consumer {session.group_id} broker", session.broker_answers, reason))
+        answers = session.broker_answers or not session.joined  # until then, the problems below say why it has not
+        reason = "" if answers else "the brokers do not answer; it keeps trying"
+        checks.append(HealthCheck(f"consumer {session.group_id} broker", answers, reason))
     if not sessions:
         checks.append(HealthCheck("kafka", False, "not connected yet; it keeps trying"))
     details: dict[str, list[str]] = {}

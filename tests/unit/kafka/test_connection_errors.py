@@ -7,6 +7,7 @@ import ssl
 import pytest
 from aiokafka import TopicPartition, errors
 
+import dispatcher.kafka.connection  # noqa: F401  (registers the errors that aiokafka doesn't know)
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain
@@ -55,6 +56,12 @@ CASES = [
     (errors.InconsistentGroupProtocolError(), PLAIN, "group_protocol", "another program"),
     (errors.InvalidSessionTimeoutError(), PLAIN, "group_protocol", "kafka.session_timeout"),
     (errors.GroupCoordinatorNotAvailableError(), PLAIN, "coordinator_unavailable", "group group"),
+    (errors.GroupLoadInProgressError(), PLAIN, "coordinator_unavailable", "group group"),
+    (errors.for_code(81)(), PLAIN, "group_protocol", "group.max.size"),
+    (errors.KafkaError(repr(errors.for_code(81)())), PLAIN, "group_protocol", "group.max.size"),
+    (errors.KafkaError(repr(errors.InvalidGroupIdError("x"))), PLAIN, "group_protocol", "refuses the group id"),
+    (errors.KafkaError(repr(errors.for_code(89)())), PLAIN, "unexpected", "ThrottlingQuotaExceeded"),
+    (errors.KafkaError("Strange()"), PLAIN, "unexpected", "Strange()"),
     (errors.OffsetMetadataTooLargeError(), PLAIN, "commit_refused", "offset.metadata.max.bytes"),
     (errors.KafkaConnectionError("Unable to bootstrap from []"), PLAIN, "unreachable", "no broker answers"),
     (OSError(113, "No route to host"), PLAIN, "unreachable", "no route"),

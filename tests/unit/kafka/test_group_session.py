@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
@@ -14,6 +14,7 @@ from dispatcher.kafka.group_session import FIRST_REPEAT_S, LONGEST_POLL_WAIT_S, 
 from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.telemetry import metrics
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
@@ -151,6 +152,32 @@ async def test_the_watch_says_whether_the_brokers_answer() -> None:
     await asyncio.sleep(WATCH_S)
     assert (bench.session.broker_answers, bench.reasons(), ends) == (True, set(), [{TP: 7}])
     watching.cancel()
+
+
+@virtual_time
+async def test_brokers_that_answer_with_an_error_are_not_said_to_be_silent() -> None:
+    bench = Bench()
+
+    class Client:
+        async def end_offsets(self, _: list[TopicPartition]) -> Any:
+            raise TopicAuthorizationFailedError("events")
+
+    bench.session.broker_answers = True
+    watching = asyncio.create_task(bench.session.watch(cast(GroupClient, Client()), lambda: [TP]))
+    await asyncio.sleep(WATCH_S + 1)
+    assert (bench.session.broker_answers, bench.reasons()) == (True, {KafkaReason.PERMISSION_MISSING})
+    watching.cancel()
+
+
+@virtual_time
+async def test_a_consumer_that_has_not_joined_says_only_that() -> None:
+    bench = Bench()
+    failed = {one.name: one.reason for one in kafka_checks([bench.session], []) if not one.ok}
+    assert failed == {"consumer g joined": "has not joined the group yet"}
+    bench.session.on_assigned()
+    bench.session.broker_answers = False
+    failed = {one.name: one.reason for one in kafka_checks([bench.session], []) if not one.ok}
+    assert failed == {"consumer g broker": "the brokers do not answer; it keeps trying"}
 
 
 @virtual_time
