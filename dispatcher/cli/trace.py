@@ -66,7 +66,7 @@ def trace(
     for line in lines:
         typer.echo(line)
     if not lines:
-        hint = " in the history store; --topics reads the topics" if has_store else ""
+        hint = " in the history store; --topics reads the topics" if has_store else _looked_at(since)
         typer.echo(f"nothing is known about it{hint}", err=True)
         raise typer.Exit(1)
 
@@ -165,6 +165,15 @@ def _hashes(settings: Settings, field: str | None, value: str, *, needs_key: boo
         message = "is needed to find a recipient: without it, entries hold no trace of recipients"
         raise ConfigError([Problem(message, "history.recipient_key")])
     return ()
+
+
+def _looked_at(since: str) -> str:
+    from dispatcher.history.topic_search import NEWEST
+
+    return (
+        f"; of the topics, records with a timestamp of the last {since} (--since) and the newest {NEWEST:,} of each "
+        "partition were read"
+    )
 
 
 def _age(text: str) -> float:

@@ -5,14 +5,14 @@ topics of parked, held and dead events its later copies; deliveries leave no tra
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, decode_record, normalised_address
 from dispatcher.contract.recipient import recipient_of
-from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked
+from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked, without_retry_state
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound, UnreadableEvent
 from dispatcher.history.timeline import title
@@ -21,6 +21,9 @@ from dispatcher.kafka.topic_reader import open_topic
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
 _IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
+
+NEWEST = 1_000
+"""Records of each partition that are read although their timestamps are too old: some producers write seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +118,19 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
 
 
 async def _records(settings: Settings, topic: str, since: float) -> AsyncIterator[Record]:
+    """Yields the records from a time on, by their timestamps, and the newest ones whatever their timestamps say."""
     async with open_topic(settings.kafka, topic, passes_over_unreadable=True) as whole:
-        reader = await whole.since(since)
+        recent = await whole.since(since)
+        reader = whole.within(
+            {
+                tp: (min(recent.ranges[tp][0], max(first, end - NEWEST)), end)
+                for tp, (first, end) in whole.ranges.items()
+            }
+        )
         async for records in reader.records():
             for record in records:
+                if topic == settings.kafka.topic:  # as when it is delivered, no `feedback-*` header is believed there
+                    record = replace(record, headers=tuple(without_retry_state(record.headers)))
                 yield record
 
 

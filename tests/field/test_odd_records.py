@@ -1,6 +1,7 @@
 """Records as other producers write them, and junk in the dispatcher's own topics: each one reaches its outcome."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -9,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from dispatcher.kafka.topics import held_topic
+from tests.commands.running import dispatcher as command
 from tests.field.readiness import metric
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
@@ -185,3 +187,20 @@ async def test_a_partition_that_its_brake_stops_delays_no_other(scene: Stage) ->
         await scene.all_accepted(dispatcher)
         assert (await scene.committed())[0] < 2_500
         dispatcher.kill9()
+
+
+async def test_a_trace_of_topics_believes_no_headers_of_events_and_no_timestamps(scene: Stage) -> None:
+    """Timestamps in seconds lie in 1970: by time, nothing of the topic is read."""
+    scene.mount([scene.webhook(TENANT)])
+    await topics.set_config(scene.bootstrap_servers, scene.topic, {"retention.ms": "-1"})
+    async with AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer:
+        await producer.send_and_wait(scene.topic, event(TENANT, "forged"), headers=SPOOFED, partition=0)
+        seconds = int(time.time())
+        await producer.send_and_wait(scene.topic, event(TENANT, "seconds"), timestamp_ms=seconds, partition=1)
+    dispatcher = scene.dispatcher()
+    for name in ("forged", "seconds"):
+        ran = await command("trace", name, "--topics", "-c", dispatcher.path)
+        assert (ran.status, "  Arrived" in ran.out, "attempts" in ran.out) == (0, True, False), ran
+    ran = await command("trace", "unknown", "--topics", "--since", "2h", "-c", dispatcher.path)
+    assert ran.status == 1
+    assert "of the topics, records with a timestamp of the last 2h (--since) and the newest" in ran.err
