@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from dispatcher.contract.outcomes import Outcome
@@ -163,6 +164,12 @@ ProcessRecord = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 """Brings a record to its outcome. If it raises, the record has none and is processed again."""
 
 
+STEADY_CLOCK: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds of a clock that can't be set. On Linux they pass while the machine is suspended, as for the group."""
+
+
 @dataclass(slots=True)
 class Lease:
     """The time for which a member is sure to keep its partitions: one session after the last answered heartbeat.
@@ -173,7 +180,7 @@ class Lease:
 
     ends_at: float = math.inf
     """Seconds of `now`."""
-    now: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = STEADY_CLOCK
 
     @property
     def is_over(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 
 from dispatcher.config.units import format_duration
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import STEADY_CLOCK
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.retry_topics import CLOCKS_DIFFER_S
 
@@ -23,11 +24,6 @@ APPENDED_REPORTED_S: Final = 30.0
 """Time for which a difference from the brokers' clock is a problem, after the last record that showed it."""
 
 
-def steady_s() -> float:
-    """Returns the seconds of a clock that can't be set. On Linux it counts the time that the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
 class ClockCheck:
     """Compares the wall clock with the steady one and with the brokers'."""
 
@@ -35,7 +31,7 @@ class ClockCheck:
         self,
         problems: KafkaProblems,
         wall: Callable[[], float] | None = None,
-        steady: Callable[[], float] = steady_s,
+        steady: Callable[[], float] = STEADY_CLOCK,
     ) -> None:
         """Takes the wall clock for right. `wall`: unix time. `problems` receives jumps and differences."""
         self._problems = problems

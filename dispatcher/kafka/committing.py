@@ -34,6 +34,39 @@ FAILURE_LASTS_S: Final = 60.0
 """A failed commit stays a problem this long, unless a later commit succeeds."""
 
 
+class CommitFailures:
+    """Reports why commits of a group fail, until one succeeds."""
+
+    def __init__(self, settings: KafkaSettings, group_id: str, problems: KafkaProblems) -> None:
+        self._settings = settings
+        self._group_id = group_id
+        self._problems = problems
+        self._source = f"commits of {group_id}"
+        """The name under which failed commits are reported."""
+
+    def report(self, error: Exception) -> None:
+        """Counts a failed commit, and reports why it failed."""
+        metrics.COMMIT_FAILURES.inc()
+        if not isinstance(error, KafkaError | OSError):
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("commit failed because of an odd answer or a bug", group=self._group_id, exc_info=error)
+        detail = f"offsets of group {self._group_id} can't be committed: {self._why(error)}"
+        self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=FAILURE_LASTS_S)
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OffsetMetadataTooLargeError):
+            return "the broker refuses every commit, even without metadata"
+        if isinstance(error, CommitFailedError | IllegalStateError):
+            # The group has moved on; the new owner begins at the last commit that went through.
+            return f"the group has given the partitions to another member ({type(error).__name__})"
+        address = self._settings.bootstrap_servers
+        return f"kafka at {address}: {explain(error, peer_of(self._settings, address, group_id=self._group_id))[1]}"
+
+    def clear(self) -> None:
+        """Notes that a commit has succeeded."""
+        self._problems.clear_all(self._source)
+
+
 class Committer:
     """Commits the positions of one consumer's partitions."""
 
@@ -42,10 +75,9 @@ class Committer:
     ) -> None:
         """Prepares a committer. `in_flight` returns the number of POSTs in flight."""
         self._group_id = group_id
-        self._settings = settings
         self._interval_s = settings.commit_interval
         self._in_flight = in_flight
-        self._problems = problems
+        self._failures = CommitFailures(settings, group_id, problems)
         self._lock = asyncio.Lock()
         self._finished = 0
         """Records finished since the last commit began."""
@@ -90,43 +122,23 @@ class Committer:
                 most_bytes = self._limit.bytes_now()
                 states = {one: state for one in partitions if (state := one.to_commit(most_bytes)) is not None}
                 if not states:
-                    self._problems.clear_all(self._source)
+                    self._failures.clear()
                     return True
                 longest = max(len(metadata) for _, metadata in states.values())
                 try:
                     async with asyncio.timeout(COMMIT_S):
                         await client.commit({one.tp: state for one, state in states.items()})
-                except OffsetMetadataTooLargeError:
+                except OffsetMetadataTooLargeError as error:
                     if self._limit.lower(longest):
                         continue
-                    self._report("the broker refuses every commit, even without metadata")
+                    self._failures.report(error)
                     return False
-                except (CommitFailedError, IllegalStateError) as error:
-                    # The group has moved on; the new owner begins at the last commit that went through.
-                    self._report(f"the group has given the partitions to another member ({type(error).__name__})")
-                    return False
-                except Exception as error:
-                    if not isinstance(error, KafkaError | OSError):
-                        metrics.ERRORS.labels("consumer").inc()
-                        log.exception("commit failed because of an odd answer or a bug", group=self._group_id)
-                    address = self._settings.bootstrap_servers
-                    peer = peer_of(self._settings, address, group_id=self._group_id)
-                    self._report(f"kafka at {address}: {explain(error, peer)[1]}")
+                except Exception as error:  # noqa: BLE001  (reported there)
+                    self._failures.report(error)
                     return False
                 metrics.COMMITS.inc()
                 self._limit.accepted(longest)
-                self._problems.clear_all(self._source)
+                self._failures.clear()
                 for partition, state in states.items():
                     partition.committed = state
                 return True
-
-    def _report(self, why: str) -> None:
-        """Counts a failed commit, and reports why it failed until a commit succeeds."""
-        metrics.COMMIT_FAILURES.inc()
-        detail = f"offsets of group {self._group_id} can't be committed: {why}"
-        self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=FAILURE_LASTS_S)
-
-    @property
-    def _source(self) -> str:
-        """The name under which failed commits are reported."""
-        return f"commits of {self._group_id}"

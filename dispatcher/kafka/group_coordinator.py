@@ -8,7 +8,6 @@ static member that has to join again first asks with a heartbeat of version 3, w
 
 import asyncio
 import struct
-import time
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -19,6 +18,8 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Int16, Int32, Schema, String
+
+from dispatcher.contract.records import STEADY_CLOCK
 
 FENCED_INSTANCE_ID: Final = 82
 _HEARTBEAT: Final = 12
@@ -88,7 +89,7 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
     """True from the revocation until the join that follows has succeeded."""
 
     async def _do_heartbeat(self) -> bool:
-        sent_at = time.monotonic()
+        sent_at = STEADY_CLOCK()
         answered: bool = await super()._do_heartbeat()
         if answered:
             self._report_heard(sent_at)
@@ -98,7 +99,7 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         self, generation: int, member_id: str, protocol: str, member_assignment_bytes: bytes
     ) -> None:
         self._joined_as = generation, member_id
-        self._report_heard(time.monotonic())
+        self._report_heard(STEADY_CLOCK())
         await super()._on_join_complete(generation, member_id, protocol, member_assignment_bytes)
         if self._group_subscription is None:
             # aiokafka lets only the group's leader watch for new partitions, and the broker doesn't inform a static

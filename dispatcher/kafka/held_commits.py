@@ -13,12 +13,14 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
+from aiokafka.errors import OffsetMetadataTooLargeError
 from aiokafka.structs import ConsumerRecord
 
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
+from dispatcher.kafka.committing import CommitFailures
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import HeldStart
 from dispatcher.kafka.held_topic import Directory, HeldTopic, Snapshot, SnapshotOffsets
@@ -121,9 +123,9 @@ class HeldAssignment:
 class HeldCommitter:
     """Commits the positions of the partitions of held events, and writes their snapshots."""
 
-    def __init__(self, topic: HeldTopic, group_id: str, problems: KafkaProblems) -> None:
+    def __init__(self, topic: HeldTopic, settings: KafkaSettings, group_id: str, problems: KafkaProblems) -> None:
         self._topic = topic
-        self._group_id = group_id
+        self._failures = CommitFailures(settings, group_id, problems)
         self._lock = asyncio.Lock()
         self._limit = MetadataLimit(problems, f"consumer {group_id}")
 
@@ -137,16 +139,12 @@ class HeldCommitter:
             try:
                 await self._commit(client, dirty)
                 committed = True
-            except (KafkaError, OSError) as error:
-                log.warning("commit failed", group=self._group_id, error=type(error).__name__, detail=str(error)[:256])
-            except Exception:  # aiokafka, on an odd answer
-                metrics.ERRORS.labels("consumer").inc()
-                log.exception("commit failed because of a bug", group=self._group_id)
+                self._failures.clear()
+            except Exception as error:  # noqa: BLE001  (reported there)
+                self._failures.report(error)
             finally:
                 for one in dirty if not committed else ():
                     one.is_dirty = True
-            if not committed:
-                metrics.COMMIT_FAILURES.inc()
             return committed
 
     async def _commit(self, client: GroupClient | None, partitions: Sequence[HeldAssignment]) -> None:

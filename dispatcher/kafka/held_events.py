@@ -103,7 +103,7 @@ class HeldEvents:
         self._processor = HeldProcessor(process, topic, is_held, self.session, settings.max_unfinished_bytes)
         self._pace = ReadingPace()
         self._news = asyncio.Event()
-        self._committer = HeldCommitter(topic, self.group_id, self.session.problems)
+        self._committer = HeldCommitter(topic, settings, self.group_id, self.session.problems)
 
     def __repr__(self) -> str:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._processor.in_flight} in flight>"

@@ -48,7 +48,7 @@ class ReadAheadLimit:
     """Limits the unfinished records of a consumer: it reads ahead no further than two seconds of recent work.
 
     So an event never waits long because the process is busy; if one does wait long, its own lane is the cause. Records
-    that are repeated (the dead-letter brake, a refused write, a store that doesn't answer) are no work ahead: they
+    that are repeated (the dead-letter brake, a refused write, a store that doesn't answer) are not work ahead: they
     count only for the memory they take.
     """
 

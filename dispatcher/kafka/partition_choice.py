@@ -45,7 +45,7 @@ class PartitionChoice:
             chosen = min(usable, key=lambda one: self._waiting[topic, one])
         place = (topic, chosen)
         if place in self._avoided:
-            self._avoided[place] = now + AVOIDED_S  # one write tries it; the others wait for what becomes of it
+            self._avoided[place] = now + AVOIDED_S  # one write tries it; the others wait for its result
         self._waiting[place] += 1
         return chosen
 

@@ -495,7 +495,7 @@ WAITS = [BrakeEngaged("most would die"), NotWritten("t.retry.30s"), StoreUnavail
 @virtual_time
 @pytest.mark.parametrize("error", WAITS, ids=lambda error: type(error).__name__)
 async def test_records_that_are_repeated_for_long_stop_no_other_partition(error: Exception) -> None:
-    """Each other record takes a second, so few end in one: the limit is at its least."""
+    """Each other record takes a second, so the limit is at its least."""
     bench, budget = Bench(partition_window=10_000), ReadAheadLimit(20_000, 10**8)
     bench.produce(0, 12_000)
     bench.script = lambda record: error if record.partition == 0 else 1.0

@@ -8,7 +8,12 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, OffsetMetadataTooLargeError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    LeaderNotAvailableError,
+    OffsetMetadataTooLargeError,
+)
 from structlog.testing import capture_logs
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -209,6 +214,8 @@ async def test_a_broker_that_is_away_is_reported_and_the_reader_goes_on_when_it_
     await asyncio.sleep(5)
 
     assert bench.sent == [0, 1, 2]
+    await asyncio.sleep(30)  # until a commit is tried again
+    bench.reader.heard(bench.now())
     assert bench.reasons() == set()
     await bench.stop(task)
 
@@ -901,6 +908,28 @@ async def test_commits_go_through_though_the_broker_refuses_long_metadata(limit:
 async def test_a_commit_before_the_position_is_known_leaves_the_first_one_to_come() -> None:
     bench = Bench()
     one = held_commits.HeldAssignment(ONE, AssignmentEpoch())
-    committer = held_commits.HeldCommitter(cast(HeldTopic, bench), "g.held", bench.problems)
+    committer = held_commits.HeldCommitter(cast(HeldTopic, bench), bench.settings, "g.held", bench.problems)
     assert await committer.commit(None, [one])
     assert one.is_dirty
+
+
+@virtual_time
+async def test_commits_that_are_refused_are_a_problem_until_one_succeeds() -> None:
+    bench = Bench()
+    task = await bench.start()
+    commit = bench.members[0].commit
+
+    async def refused(_: Any) -> None:
+        raise GroupAuthorizationFailedError("g.held")
+
+    bench.members[0].commit = refused  # type: ignore[method-assign]
+    bench.hold(3)
+    bench.release()
+    await asyncio.sleep(30)
+    (problem,) = [one for one in bench.problems.current if one.reason == KafkaReason.COMMIT_REFUSED]
+    assert not problem.stops_reading
+    assert "offsets of group g.held can't be committed" in problem.detail
+    bench.members[0].commit = commit  # type: ignore[method-assign]
+    await asyncio.sleep(30)
+    assert not bench.problems.reports(KafkaReason.COMMIT_REFUSED)
+    await bench.stop(task)
