@@ -35,7 +35,7 @@ from dispatcher.stores.sql.notification_store import OPERATOR as ALL
 from dispatcher.stores.sql.notification_store import Changes, Channel, Message
 from dispatcher.stores.sql.records import AuditAction, AuditQuery
 from dispatcher.transport import open_transport
-from tests.notifications.receivers import USER, Certificates, Endpoint, MailServer, https_endpoint, mail_server
+from tests.notifications.receivers import USER, Certificates, Endpoint, MailServer, mail_server
 from tests.notifications.scene import (
     CONTACT,
     LUMA,
