@@ -50,9 +50,9 @@ async def test_a_foreign_member_is_named_and_so_is_what_it_took(scene: Stage, su
         await dispatcher.ready()
         await scene.produce([tenant], 60, "own")
         await asyncio.sleep(5)  # it commits
-        async with _reader(scene, topic, group_id, "someone-elses") as reader:
+        async with _reader(scene, topic, group_id, "another-application") as reader:
             await until(lambda: reader.assignment(), "its partitions", 60, dispatcher)
-            await reports(dispatcher, "group_shared", "of client someone-elses", ready=True)
+            await reports(dispatcher, "group_shared", "of client another-application", ready=True)
             await scene.produce([tenant], 40, "taken")
             await asyncio.sleep(3)
         await until(lambda: MOVED_LINE in dispatcher.log, "what it took to be named", 60, dispatcher)

@@ -35,7 +35,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     await database.close()
 
 
-async def test_the_history_store_is_named_and_nothing_is_said_of_changes(stage: Stage) -> None:
+async def test_the_history_store_is_named_and_no_change_is_mentioned(stage: Stage) -> None:
     async with aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         async with session.post("/sign-in", data={"token": await stage.token()}) as answer:
             found = re.search(r'name="csrf_token" value="([^"]+)"', await answer.text())
