@@ -31,6 +31,8 @@ from dispatcher.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 10.0
+AGAIN_S: Final = 2.0
+"""Pause while something stops reading. A new cluster, for one, has no coordinators in its first second."""
 WITHIN_S: Final = 12.0
 """For one look: a little more than one connection may take."""
 SOURCE: Final = "probe"
@@ -159,8 +161,12 @@ class KafkaProbe:
         return found
 
     async def run(self, problems: KafkaProblems) -> None:
-        """Checks the cluster every 10 s and reports what is wrong, until cancelled."""
+        """Checks the cluster every 10 s, and more often while something stops reading. Reports what is wrong.
+
+        Runs until cancelled.
+        """
         while True:
+            pause_s = EVERY_S
             try:
                 found = await self.look()
             except Exception:
@@ -171,7 +177,9 @@ class KafkaProbe:
                 # A connection's problem is reported by the connection itself, for its broker.
                 own = {why: text for why, text in found.details.items() if why not in CONNECTING}
                 problems.replace(SOURCE, own)
-            await asyncio.sleep(EVERY_S)
+                if not STOPS_READING.isdisjoint(own):
+                    pause_s = AGAIN_S
+            await asyncio.sleep(pause_s)
 
     def _explain(self, error: BaseException) -> Explanation:
         address = self._settings.bootstrap_servers

@@ -274,7 +274,7 @@ async def test_a_history_that_can_not_be_written_costs_no_delivery(scene: Stage)
             return sum(float(line.split()[-1]) for line in lost) >= 300
 
         await until(counted, "every lost entry to be counted", 40, dispatcher)
-        assert await dispatcher.answers("/readyz")
+        await dispatcher.ready()
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
     assert scene.receiver.repeats() == 0
