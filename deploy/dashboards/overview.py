@@ -305,6 +305,7 @@ OVERVIEW = Dashboard(
                     (rate("dispatcher_history_written_total", PODS), "written"),
                     (rate("dispatcher_history_stored_total", PODS, "result"), "{{result}}"),
                     (rate("dispatcher_history_store_failures_total", PODS), "failed writes to the store"),
+                    (rate("dispatcher_kafka_records_passed_over_total", PODS), "unreadable, passed over"),
                 ),
                 graph(
                     "History behind",

@@ -187,5 +187,5 @@ async def test_a_collector_that_is_not_there_changes_nothing(scene: Stage) -> No
         await until(lambda: "the collector takes no spans" in dispatcher.log, "a word about it", 20, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
-    lines = [orjson.loads(line) for line in dispatcher.log.splitlines() if "collector" in line]
+    lines = [orjson.loads(line) for line in dispatcher.log.splitlines() if "the collector" in line]
     assert len(lines) == 1, "said once, not at every try"

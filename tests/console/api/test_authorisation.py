@@ -151,6 +151,8 @@ async def test_every_route_that_is_served_is_in_the_document(console: Console) -
 async def test_every_operation_checks_role_and_organisation(
     console: Console, history: FilledHistory, name: str
 ) -> None:
+    if name == "redrive":  # the sandbox of its dead event needs a webhook
+        await console.services.webhooks.create(plain(*LUMA, name=LUMAS_NAME), by="test", orgs=None)
     for number, (actor, rights) in enumerate(ACTORS.items()):
         # A key is generated only if none waits already.
         luma = await make(console, f"s{number}", has_next_key=name in ("startSigningKey", "removeSigningKey"))
@@ -212,10 +214,10 @@ async def test_hashes_and_cursors_of_others_show_nothing(
             await store.add(Changes({}, [], [message]))
         ids = {one.tenant: one.id for one in await store.recent(orgs=None)}  # the oldest of each
         monkeypatch.setattr(console.desk, "recent", store.recent)
-        shown = [(await rival.get(f"/api/v1/notifications{query}")).json["items"] for query in (
-            "", f"?before={ids[LUMA]}", f"?before={'0' * 32}",
-        )]  # fmt: skip
-        assert [len(page) for page in shown] == [2, 0, 0]  # nothing shows that it is older than Luma's message
+        assert len((await rival.get("/api/v1/notifications")).json["items"]) == 2
+        of_luma, of_nobody = [await rival.get(f"/api/v1/notifications?before={one}") for one in (ids[LUMA], "0" * 32)]
+        assert of_luma.status == of_nobody.status == 404
+        assert of_luma.json["detail"] == of_nobody.json["detail"]  # nothing shows that there is such a message
         mine = await console.client(Role.ADMIN, frozenset({LUMA.org, RIVAL.org}))
         assert len((await mine.get(f"/api/v1/notifications?before={ids[LUMA]}")).json["items"]) == 1
     finally:

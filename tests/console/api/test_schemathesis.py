@@ -48,6 +48,11 @@ include-operation-id = [
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
 
+# A tenant without a webhook, or a time range that ends before it begins.
+[[operations]]
+include-operation-id = "redrive"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 422]
+
 # At most four secrets, and the newest can't end: it depends on those that are there.
 [[operations]]
 include-operation-id = ["generateSigningSecret", "endSigningSecret", "generateSigningKey", "removeSigningKey"]

@@ -254,7 +254,7 @@ async def test_events_left_out_of_a_redrive_are_shown(browser: Browser, stage: S
 
 
 async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(browser: Browser, stage: Stage) -> None:
-    stage.dead_events.jobs["counted"] = RedriveModel("counted", *CONTOSO, "ada", time.time(), 3, 3, 2, 1, "done")
+    stage.dead_events.jobs["counted"] = RedriveModel("counted", *CONTOSO, "ada", time.time(), 3, 3, 2, 1, state="done")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/jobs?job=counted")

@@ -171,7 +171,7 @@ async def test_typed_markup_is_shown_as_text(browser: Browser, stage: Stage, end
         page = shown.page
         await shown.sign_in(await stage.token(name=SCRIPT[:60]))
         await shown.go("/webhooks/new")
-        await _typed(shown, name=SCRIPT, org=SCRIPT, sandbox="prod", url=endpoint.url("good"))
+        await _typed(shown, name=SCRIPT, org="markup@AdobeOrg", sandbox="prod", url=endpoint.url("good"))
         await page.fill("#f-headers-0-name", "X-Thing")
         await page.fill("#f-headers-0-value", SCRIPT)
         await page.get_by_role("button", name="Submit").last.click()
