@@ -127,7 +127,7 @@ async def test_the_overview_leads_to_the_dead_events_of_its_webhook(browser: Bro
     number = stage.dead_events.count(FABRIKAM, time.time() - 86_400)
     async with window(browser, stage.base) as shown:
         page, main = await opened(shown, stage, stage.path(FABRIKAM, "?window=24h"))
-        await page.get_by_role("link", name=f"{number} events of the last 24h dead").click()
+        await page.get_by_role("link", name=f"{number} events died in the last 24h").click()
         await expect(main).to_contain_text(f"Events of {FABRIKAM.org} / {FABRIKAM.sandbox}")
         await expect(main).to_contain_text(f"{number} events match")
         await expect(page.get_by_label(f"All {number} that match")).to_be_enabled()
