@@ -17,16 +17,13 @@ from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings, WebhookSettings
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhooks import MESSAGE_STATUSES, Webhook, WebhookConfig
 from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.errors import ConfigError
 from dispatcher.stores.webhook_file import Rules
 from dispatcher.transport.egress import EgressGuard, rule_problems
 from dispatcher.transport.tls import problems_of_pem
 
-_STATUSES: Final = frozenset(
-    {"error", "exclude", "sent", "bounce", "delay", "duplicate", "denylist", "delivered", "read", "unknown"}
-)
 _SYNONYMS: Final = {"failed": "error", "failure": "error"}
 _MAX_FILES: Final = 6
 """Ignored files that are named."""
@@ -66,9 +63,9 @@ def webhook_warnings(settings: Settings) -> Callable[[WebhookConfig], list[tuple
 def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:
     """Yields warnings about statuses and campaigns that no event has. They are accepted, since Adobe may add some."""
     for status in config.events:
-        if status not in _STATUSES:
-            near = _SYNONYMS.get(status.lower()) or nearest(status, _STATUSES)
-            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(_STATUSES))}"
+        if status not in MESSAGE_STATUSES:
+            near = _SYNONYMS.get(status.lower()) or nearest(status, MESSAGE_STATUSES)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(MESSAGE_STATUSES))}"
             yield "events", f"{status!r} isn't a status of message feedback; {hint}"
     if not config.campaigns:
         yield "campaigns", "is empty, so every event is skipped; write campaigns: all to send them all"

@@ -39,9 +39,9 @@ _METRICS_FRESH_S = 1.0
 _BY_HAND = "use kubectl exec or port-forward"
 SUSPENDED = "suspended"
 LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
+"""Values of the parameter `state` of `/lanes`."""
 MAX_LANES = 1000
 """Lanes that `/lanes` describes; the rest are only counted."""
-"""Values of the parameter `state` of `/lanes`."""
 
 
 @dataclass(frozen=True, slots=True)

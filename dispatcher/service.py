@@ -204,7 +204,7 @@ class Service:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
             source = await parts.enter_async_context(open_source(settings.webhooks, webhook_rules(settings)))
-            _log_warnings(settings, source)
+            await asyncio.to_thread(_log_warnings, settings, source)  # it looks into directories
             status = self._status(source)
             cache = WebhookCache(source, settings.webhooks)
             edits = WebhookEdits(source, cache, self._lanes, status)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import orjson
 from pydantic import (
@@ -38,6 +38,12 @@ MAX_CONTACTS = 10
 MAX_SIGNING_SECRETS = 4
 MAX_CAMPAIGNS = 1000
 """Maximum number of campaign ids: each event is compared with them on the event loop."""
+
+
+MESSAGE_STATUSES: Final = (
+    "sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read", "unknown",
+)  # fmt: skip
+"""Statuses of message feedback, as the published schemas list them. A webhook may name others: some may be added."""
 
 
 class Channel(StrEnum):

@@ -51,6 +51,14 @@ async def database(url: Secret) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def history_database(empty_url: Secret) -> AsyncIterator[Database]:
+    """A database for a history only, without a schema."""
+    opened = Database(empty_url, create=True, setting="history.url")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
 def encryption() -> Encryption:
     return Encryption([Secret(new_key().encode())])
 

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import Orgs
 
@@ -36,6 +37,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def rows_of_records(*found: HistoryRecord) -> list[Row]:
+    """The rows of several records."""
+    return [row for record in found for row in rows_of(record)[0]]
+
+
+def rows_of_entries(*found: HistoryEntry, writer: int = 1) -> list[Row]:
+    """The rows of one record with these entries, by a writer of their own."""
+    return rows_of(HistoryRecord(1, writer, 0, list(found)))[0]
 
 
 def entry(chance: random.Random, number: int, *, age_s: float = 20 * 3600) -> HistoryEntry:

@@ -1,31 +1,25 @@
 """What a worker stores late: classes of entries are kept for different times, so that old ones show one side only."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.fleet_state import FleetState
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates, WebhookInUse
 from dispatcher.stores.sql.history_store import HistoryStore, Written
-from tests.stores_sql.history_examples import DAY_S, NOW, SETTINGS, Clock
+from tests.stores_sql.history_examples import DAY_S, NOW, SETTINGS, Clock, rows_of_entries
 
 HOUR_S = 3600
 TENANT = TenantKey("A", "b")
 
 
 @pytest.fixture
-async def database(empty_url: Secret, clock: Clock) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    await HistoryStore(opened, SETTINGS, clock).prepare()
-    yield opened
-    await opened.close()
+async def database(history_database: Database, clock: Clock) -> Database:
+    await HistoryStore(history_database, SETTINGS, clock).prepare()
+    return history_database
 
 
 def entries_of(outcome: HistoryOutcome, count: int, age_s: float) -> list[HistoryEntry]:
@@ -35,10 +29,6 @@ def entries_of(outcome: HistoryOutcome, count: int, age_s: float) -> list[Histor
         HistoryEntry(int((NOW - age_s + 60 * number) * 1000), outcome, *TENANT, reason, webhook_id="m")
         for number in range(count)
     ]
-
-
-def rows(*entries: HistoryEntry, writer: int = 1) -> list[Row]:
-    return rows_of(HistoryRecord(1, writer, 0, list(entries)))[0]
 
 
 async def state_of(database: Database, clock: Clock) -> FleetState:
@@ -60,7 +50,7 @@ async def test_a_webhook_whose_deliveries_are_too_old_to_store_is_not_failing(da
         *entries_of(HistoryOutcome.ATTEMPT, 10, 30 * HOUR_S),
         *entries_of(HistoryOutcome.DEAD, 3, 30 * HOUR_S),
     ]
-    assert await store.write(rows(*old)) == Written(13, 190, 0)
+    assert await store.write(rows_of_entries(*old)) == Written(13, 190, 0)
     assert await state_of(database, clock) is FleetState.UNKNOWN
     assert await counts(database) == {}, "of these hours, the delivered events would be missing"
     page = await HistorySearch(database).search(HistoryQuery(any_id="m"), orgs=None)
@@ -68,7 +58,7 @@ async def test_a_webhook_whose_deliveries_are_too_old_to_store_is_not_failing(da
 
     recent = [*entries_of(HistoryOutcome.DELIVERED, 40, HOUR_S), *entries_of(HistoryOutcome.ATTEMPT, 5, HOUR_S)]
     skipped = entries_of(HistoryOutcome.SKIPPED, 2, 2 * HOUR_S)
-    assert await store.write(rows(*recent, *skipped, writer=2)) == Written(47, 0, 0)
+    assert await store.write(rows_of_entries(*recent, *skipped, writer=2)) == Written(47, 0, 0)
     assert await state_of(database, clock) is FleetState.ACTIVE
     assert await counts(database) == {"delivered": 40, "attempt": 5, "skipped": 2}
 
@@ -82,6 +72,6 @@ async def test_a_webhook_whose_failures_are_too_old_to_store_is_not_healthy(data
         *entries_of(HistoryOutcome.ATTEMPT, 60, 3 * HOUR_S),
         *entries_of(HistoryOutcome.SKIPPED, 2, 30 * HOUR_S),
     ]
-    assert await store.write(rows(*old)) == Written(3, 60, 0)
+    assert await store.write(rows_of_entries(*old)) == Written(3, 60, 0)
     assert await state_of(database, clock) is FleetState.UNKNOWN
     assert await counts(database) == {"skipped": 2}

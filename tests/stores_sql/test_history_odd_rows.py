@@ -1,7 +1,6 @@
 """A row that the database can't hold is left out by itself: neither its batch nor the topic waits for it."""
 
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
@@ -13,10 +12,10 @@ from dispatcher.contract.history_positions import Move, StoredPositions
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import COLUMNS, Row, rows_of
+from dispatcher.stores.sql.history_rows import COLUMNS, rows_of
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_store import HistoryStore, Written
-from tests.stores_sql.history_examples import NOW, SETTINGS, Clock, counted, records, size
+from tests.stores_sql.history_examples import NOW, SETTINGS, Clock, counted, records, rows_of_records, size
 from tests.stores_sql.postgres import Postgres
 
 PLACE = ("g.history", 3)
@@ -25,14 +24,8 @@ MAX_INT8 = 2**63 - 1
 
 
 @pytest.fixture
-async def database(empty_url: Secret) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    yield opened
-    await opened.close()
-
-
-def rows(*found: HistoryRecord) -> list[Row]:
-    return [row for record in found for row in rows_of(record)[0]]
+def database(history_database: Database) -> Database:
+    return history_database
 
 
 def skipped(**values: object) -> HistoryEntry:
@@ -53,7 +46,7 @@ async def test_names_of_the_longest_kind_are_stored_and_found(store: HistoryStor
         event_id=wide(), request_id=wide(), message_execution_id=wide(), campaign_id=campaign, topic=wide(),
     )  # fmt: skip
     dead = HistoryEntry(at=entry.at, outcome=HistoryOutcome.DEAD, org=org, sandbox=sandbox, reason=wide())
-    assert await store.write(rows(HistoryRecord(1, 1, 0, [entry, dead]))) == Written(2, 0, 0)
+    assert await store.write(rows_of_records(HistoryRecord(1, 1, 0, [entry, dead]))) == Written(2, 0, 0)
     search = HistorySearch(database)
     query = HistoryQuery(tenant=TenantKey(org, sandbox), channels=frozenset({channel}))
     for wanted in (query, HistoryQuery(any_id=campaign)):
@@ -72,14 +65,14 @@ async def test_counts_that_no_column_can_sum_are_refused(store: HistoryStore, da
 
 async def test_a_row_that_the_database_refuses_is_left_out_alone(store: HistoryStore, database: Database) -> None:
     """Whatever the reason: here, a count that an older version stored has no room for another event."""
-    made = rows(*records(1, 40))
+    made = rows_of_records(*records(1, 40))
     for column, value in ((COUNT, MAX_INT8), (COUNT, 2**63)):
-        bad = list(rows(HistoryRecord(1, value % 1000, 0, [skipped(org="full", count=1)]))[0])
+        bad = list(rows_of_records(HistoryRecord(1, value % 1000, 0, [skipped(org="full", count=1)]))[0])
         bad[column] = value
         made.append(tuple(bad))
     full = tuple(made.pop(-2))
     assert await store.write([full]) == Written(1, 0, 0)
-    made.append(rows(HistoryRecord(1, 5, 0, [skipped(org="full", count=1)]))[0])
+    made.append(rows_of_records(HistoryRecord(1, 5, 0, [skipped(org="full", count=1)]))[0])
     refused = 2 if database.is_postgresql else 1  # SQLite goes on with a number that isn't exact
     with capture_logs() as logged:
         assert await store.write(made, {PLACE: Move(None, 7)}) == Written(42 - refused, 0, refused)
@@ -93,7 +86,7 @@ async def test_a_row_that_the_database_refuses_is_left_out_alone(store: HistoryS
 
 
 async def test_a_batch_of_nothing_but_refused_rows_moves_the_positions(store: HistoryStore) -> None:
-    bad = list(rows(HistoryRecord(1, 1, 0, [skipped()]))[0])
+    bad = list(rows_of_records(HistoryRecord(1, 1, 0, [skipped()]))[0])
     bad[COUNT] = 2**63
     assert await store.write([tuple(bad)], {PLACE: Move(None, 7)}) == Written(0, 0, 1)
     assert await store.positions() == StoredPositions({PLACE: 7})

@@ -2,36 +2,28 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
 
-from dispatcher.config.secrets import Secret
 from dispatcher.contract.fleet_state import FleetState, decode_evidence, evidence_by_tenant
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import Row, rows_of
+from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_schema import tenants
 from dispatcher.stores.sql.history_states import TenantStates, WebhookInUse
 from dispatcher.stores.sql.history_store import HistoryStore
-from tests.stores_sql.history_examples import NOW, SETTINGS, Clock, records
+from tests.stores_sql.history_examples import NOW, SETTINGS, Clock, records, rows_of_entries
 
 BAD, GOOD = TenantKey("bad'\N{SNOWMAN}", "prod"), TenantKey("good", "prod")
 
 
 @pytest.fixture
-async def database(empty_url: Secret, clock: Clock) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    await HistoryStore(opened, SETTINGS, clock).prepare()
-    yield opened
-    await opened.close()
-
-
-def rows(*found: HistoryEntry, writer: int = 1) -> list[Row]:
-    return rows_of(HistoryRecord(1, writer, 0, list(found)))[0]
+async def database(history_database: Database, clock: Clock) -> Database:
+    await HistoryStore(history_database, SETTINGS, clock).prepare()
+    return history_database
 
 
 def entries_of(tenant: TenantKey, outcome: HistoryOutcome, count: int, start: float = NOW) -> list[HistoryEntry]:
@@ -69,8 +61,8 @@ async def test_evidence_is_that_of_the_entries_however_often_they_are_written(da
 async def test_states_follow_evidence_and_configuration(database: Database, clock: Clock) -> None:
     store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
     clock.now -= 600
-    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
-    await store.write(rows(*entries_of(GOOD, HistoryOutcome.DELIVERED, 20, clock.now), writer=2))
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
+    await store.write(rows_of_entries(*entries_of(GOOD, HistoryOutcome.DELIVERED, 20, clock.now), writer=2))
     facts = {
         BAD: WebhookInUse("1", False),
         GOOD: WebhookInUse("1", False),
@@ -96,7 +88,7 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
     edited = facts | {BAD: WebhookInUse("2", False)}
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.UNKNOWN]
     clock.now += 120
-    await store.write(rows(*entries_of(BAD, HistoryOutcome.DELIVERED, 1, clock.now), writer=3))
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.DELIVERED, 1, clock.now), writer=3))
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
     paused = edited | {GOOD: WebhookInUse("1", True)}
     assert [one.report.state for one in await states.judge(paused)] == [FleetState.PAUSED]
@@ -111,7 +103,7 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
 
 async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Database, clock: Clock) -> None:
     store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
-    await store.write(rows(*entries_of(GOOD, HistoryOutcome.DELIVERED, 1)))
+    await store.write(rows_of_entries(*entries_of(GOOD, HistoryOutcome.DELIVERED, 1)))
     assert not await states.sign_of_life(500, is_current=False), "it still reads old entries"
     assert await states.sign_of_life(0, is_current=True)
     await states.judge({})
@@ -150,15 +142,15 @@ async def execute(database: Database, statement: str) -> None:
 
 async def test_one_wrong_clock_does_not_end_the_window(database: Database, clock: Clock) -> None:
     store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
-    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
-    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 1, NOW + 80_000), writer=2))
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 1, NOW + 80_000), writer=2))
     await states.judge({})
     assert (await states.sign_of_life(0, is_current=True), (await states.of(BAD)).state) == (True, FleetState.FAILING)
 
 
 async def test_one_of_several_workers_judges(database: Database, clock: Clock) -> None:
     store = HistoryStore(database, SETTINGS, clock)
-    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
     several = [TenantStates(database, clock) for _ in range(4)]
     if not database.is_postgresql:
         several = several[:1]

@@ -3,13 +3,12 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.config.secrets import Secret
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.history_positions import Move, StoredPositions
 from dispatcher.contract.tenant import TenantKey
@@ -30,31 +29,28 @@ from tests.stores_sql.history_examples import (
     counted,
     entry,
     records,
+    rows_of_records,
     size,
 )
 
 
 @pytest.fixture
-async def database(empty_url: Secret) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    yield opened
-    await opened.close()
-
-
-def rows(*found: HistoryRecord) -> list[Row]:
-    return [row for record in found for row in rows_of(record)[0]]
+def database(history_database: Database) -> Database:
+    return history_database
 
 
 async def test_an_entry_written_twice_is_stored_and_counted_once(store: HistoryStore, database: Database) -> None:
     """In other batches, in another order, and from several workers at once where the database takes several."""
     made = records(1, 400)
-    everything = rows(*made)
+    everything = rows_of_records(*made)
     assert await store.write(everything) == Written(400, 0, 0)
     assert await store.write(everything) == Written(0, 0, 0)
     random.Random(2).shuffle(everything)
     assert await store.write(everything[:250] + everything[:50]) == Written(0, 0, 0)
     if database.is_postgresql:
-        fresh = rows(*records(3, 400), HistoryRecord(1, 1, 10_000, [one for record in made for one in record.entries]))
+        fresh = rows_of_records(
+            *records(3, 400), HistoryRecord(1, 1, 10_000, [one for record in made for one in record.entries])
+        )
         added = await asyncio.gather(*(store.write(random.Random(seed).sample(fresh, len(fresh))) for seed in range(4)))
         assert sum(one.added for one in added) <= len(fresh)
     async with database.read() as connection:
@@ -66,7 +62,7 @@ async def test_a_second_worker_prepares_what_is_there(store: HistoryStore, datab
     others = [HistoryStore(database, SETTINGS, clock) for _ in range(3)]
     await asyncio.gather(*(other.prepare() for other in others if database.is_postgresql))
     await others[0].prepare()
-    await store.write(rows(*records(1, 40)))
+    await store.write(rows_of_records(*records(1, 40)))
     await others[0].prepare()
     assert await size(database) == 40
 
@@ -74,7 +70,7 @@ async def test_a_second_worker_prepares_what_is_there(store: HistoryStore, datab
 async def test_each_class_is_kept_for_its_own_time(store: HistoryStore, database: Database, clock: Clock) -> None:
     chance = random.Random(4)
     made = [entry(chance, number, age_s=0) for number in range(300)]
-    await store.write(rows(HistoryRecord(1, 1, 0, made)))
+    await store.write(rows_of_records(HistoryRecord(1, 1, 0, made)))
     failed = sum(one.outcome not in (HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED) for one in made)
     assert 0 < failed < 300
     clock.now += 1 * DAY_S - 3600
@@ -83,19 +79,19 @@ async def test_each_class_is_kept_for_its_own_time(store: HistoryStore, database
     clock.now = NOW + 2.1 * DAY_S
     assert await store.expire() > 0
     assert await size(database) == failed
-    assert await store.write(rows(HistoryRecord(1, 1, 0, made))) == Written(0, 300 - failed, 0)
+    assert await store.write(rows_of_records(HistoryRecord(1, 1, 0, made))) == Written(0, 300 - failed, 0)
     clock.now = NOW + 31.1 * DAY_S
     assert await store.expire() > 0
     assert await size(database) == 0
     assert await counted(database) == {}
     clock.now += DAY_S
     later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DELIVERED, org="A", sandbox="b")
-    assert await store.write(rows(HistoryRecord(1, 1, 9, [later]))) == Written(1, 0, 0)
+    assert await store.write(rows_of_records(HistoryRecord(1, 1, 9, [later]))) == Written(1, 0, 0)
 
 
 async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, database: Database, clock: Clock) -> None:
     """The topic still holds the person's entries, and a worker that starts from its beginning reads them again."""
-    everything = rows(*records(5, 400))
+    everything = rows_of_records(*records(5, 400))
     await store.write(everything)
     hashed = f"{3:032x}"
     own = sum(row[18] == hashed for row in everything)
@@ -108,7 +104,7 @@ async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, da
     assert await size(database) == 400 - own
     clock.now += 60
     later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DEAD, org="A", sandbox="b", recipient=hashed)
-    assert await store.write(rows(HistoryRecord(1, 1, 9000, [later]))) == Written(1, 0, 0)
+    assert await store.write(rows_of_records(HistoryRecord(1, 1, 9000, [later]))) == Written(1, 0, 0)
 
 
 async def test_a_person_is_forgotten_although_a_write_is_under_way(
@@ -116,7 +112,7 @@ async def test_a_person_is_forgotten_although_a_write_is_under_way(
 ) -> None:
     """The worker has read whom it must not store, and stores only then."""
     hashed = f"{3:032x}"
-    everything = rows(*records(5, 400))
+    everything = rows_of_records(*records(5, 400))
     own = sum(row[18] == hashed for row in everything)
     has_read, goes_on = asyncio.Event(), asyncio.Event()
     unpaused = history_store._without_erased
@@ -168,11 +164,11 @@ async def test_entries_that_no_column_holds_or_with_a_wrong_clock_are_left_out(
 
 async def test_counts_are_answered_by_tenant_and_time(store: HistoryStore, database: Database) -> None:
     made = records(6, 500)
-    await store.write(rows(*made))
+    await store.write(rows_of_records(*made))
     many = HistoryEntry(
         at=int(NOW * 1000), outcome=HistoryOutcome.SKIPPED, org="C", sandbox="prod", reason="no_webhook", count=1234
     )
-    await store.write(rows(HistoryRecord(1, 7, 0, [many])))
+    await store.write(rows_of_records(HistoryRecord(1, 7, 0, [many])))
     search = HistorySearch(database)
     for org in ORGS:
         for sandbox in SANDBOXES:
@@ -192,7 +188,7 @@ async def test_a_partition_that_vanishes_is_made_again_with_the_next_write(
     """Another worker with a clock ahead dropped it, or an operator did."""
     if not database.is_postgresql:
         pytest.skip("SQLite has no partitions")
-    everything = rows(*records(1, 40))
+    everything = rows_of_records(*records(1, 40))
     await store.write(everything)
     for kept, day in {(row[0], row[1] // DAY_MS) for row in everything}:
         async with database.write() as connection:
@@ -207,7 +203,7 @@ PLACE = ("g.history", 3)
 
 
 async def test_positions_move_with_the_entries_before_them(store: HistoryStore, database: Database) -> None:
-    everything = rows(*records(1, 40))
+    everything = rows_of_records(*records(1, 40))
     assert await store.positions() == StoredPositions()
     await store.write(everything[:20], {PLACE: Move(None, 7), ("g.history", 4): Move(None, 9)})
     await store.write([], {PLACE: Move(7, 8)})  # of records that can't be read, or are too old
@@ -222,7 +218,7 @@ async def test_positions_move_with_the_entries_before_them(store: HistoryStore, 
 
 
 async def test_tables_that_vanish_are_made_again_and_have_no_positions(store: HistoryStore, database: Database) -> None:
-    everything = rows(*records(1, 40))
+    everything = rows_of_records(*records(1, 40))
     for access in (store.positions, lambda: store.write(everything, {PLACE: Move(7, 8)})):
         await store.write(everything, {PLACE: Move(None, 7)})
         async with database.write() as connection:

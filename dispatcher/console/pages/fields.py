@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from dispatcher.config.secrets import Secret
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_headers import MAX_HEADERS
+from dispatcher.config.webhooks import MESSAGE_STATUSES
 from dispatcher.console.formatting import rate
 from dispatcher.errors import ProblemCode
 
@@ -30,8 +31,7 @@ TEXTS: Final = (
 CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
                   "auth.fetch.client_auth": ("basic", "post"),
                   "campaigns": ("all", "some"), "payload": ("1", "2")}  # fmt: skip
-LISTS: Final = {"channels": ("email", "sms"), "events": ("sent", "delivered", "bounce", "error", "exclude", "delay",
-                "duplicate", "denylist", "read", "unknown")}  # fmt: skip
+LISTS: Final = {"channels": ("email", "sms"), "events": MESSAGE_STATUSES}
 TOKEN_SWITCHES: Final = ("auth.sign.body_hash", "auth.sign.nbf", "auth.sign.jti", "auth.fetch.assertion.nbf")
 SWITCHES: Final = ("enabled", *TOKEN_SWITCHES)
 SECRETS: Final = (

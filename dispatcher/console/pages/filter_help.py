@@ -4,12 +4,13 @@ from typing import Final
 
 from dispatcher.config.settings import HistoryKeepSettings
 from dispatcher.config.units import format_duration
+from dispatcher.config.webhooks import MESSAGE_STATUSES
 from dispatcher.console.pages.time_range import TimeRange
 from dispatcher.contract.reason_texts import DEAD, FAILED, SKIPPED, WAITING
 from dispatcher.telemetry.metrics import STATUS_REASONS
 
 REASONS: Final = tuple(sorted({*SKIPPED, *FAILED, *WAITING, *DEAD, *STATUS_REASONS}))
-STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
+STATUSES: Final = tuple(status for status in MESSAGE_STATUSES if status != "unknown")
 
 
 def kept_for(time: TimeRange, outcome: str, keep: HistoryKeepSettings, now: float) -> str:

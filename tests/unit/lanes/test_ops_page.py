@@ -34,9 +34,9 @@ async def asked(url: str, method: str = "GET") -> tuple[int, Any]:
 
 
 async def organisations(url: str) -> list[str]:
-    _, told = await asked(url)
-    assert told["total"] == len(told["lanes"])
-    return [lane["org"] for lane in told["lanes"]]
+    _, page = await asked(url)
+    assert page["total"] == len(page["lanes"])
+    return [lane["org"] for lane in page["lanes"]]
 
 
 async def test_failing_tenants_are_listed_first_and_can_be_filtered(ours: LaneScheduler, ops: str) -> None:
@@ -66,9 +66,9 @@ async def test_only_the_lanes_that_are_listed_are_described(
     for number in range(1500):
         ours.lane(tenant(number))
     ours.lane(tenant(1499)).suspend()
-    _, told = await asked(f"{ops}/lanes")
-    assert (told["total"], len(told["lanes"]), described) == (1500, 1000, 1000)
-    assert told["lanes"][0]["org"] == "org-1499"
+    _, page = await asked(f"{ops}/lanes")
+    assert (page["total"], len(page["lanes"]), described) == (1500, 1000, 1000)
+    assert page["lanes"][0]["org"] == "org-1499"
     assert await organisations(f"{ops}/lanes?state=suspended") == ["org-1499"]
     assert described == 1001
 
@@ -82,8 +82,8 @@ async def test_a_state_that_there_is_not_is_a_mistake_and_no_empty_list(ops: str
 
 async def test_a_suspended_tenant_is_enabled_by_hand(ours: LaneScheduler, ops: str) -> None:
     ours.lane(tenant(0)).suspend()
-    status, told = await asked(f"{ops}/lanes/org-0/prod/enable", "POST")
-    assert (status, told["suspended"]) == (200, False)
+    status, page = await asked(f"{ops}/lanes/org-0/prod/enable", "POST")
+    assert (status, page["suspended"]) == (200, False)
     assert (await asked(f"{ops}/lanes/org-9/prod/enable", "POST"))[0] == 404
 
 
