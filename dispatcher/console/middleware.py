@@ -24,8 +24,11 @@ from dispatcher.telemetry import metrics
 GONE: Final = 499
 """Status in log and metric of a request whose client disconnected before the response, or that shutdown cancelled."""
 
-_READS: Final = frozenset({"/search"})
-"""Paths whose POST changes nothing: it keeps what was typed out of the URL."""
+_READS: Final = frozenset({
+    "/search", "/webhooks/preview", "/dead-events/confirm",
+    "/api/v1/history/search", "/api/v1/webhooks/preview", "/api/v1/webhooks/{id}/resend/check",
+})  # fmt: skip
+"""Routes whose POST changes nothing: it keeps what was typed out of the URL, or checks it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -76,6 +79,11 @@ def _tell(request: web.Request, status: int, took_s: float) -> None:
     write("request answered", route=route, method=method, status=status, ms=round(took_s * 1000, 1), by=way)
 
 
+def _may_change(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return request.method in UNSAFE and (resource is None or resource.canonical not in _READS)
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Converts any exception to a response: a problem document below /api, a page elsewhere."""
@@ -84,7 +92,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ApiError as raised:
         refusal = raised
     except DispatcherError as error:
-        refusal = api_error_of(error, may_have_changed=request.method in UNSAFE and request.path not in _READS)
+        refusal = api_error_of(error, may_have_changed=_may_change(request))
         if refusal.status >= 500:
             log.warning("request could not be answered", why=str(error))
     except web.HTTPException as error:

@@ -79,7 +79,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
     return WebhookState(
         state=state,
         failing=None if failing is None else (failing.failed, failing.seen),
-        reasons=tuple(_reasons(services, webhook, state, lane, tiers, history_problem)),
+        reasons=tuple(_reasons(services, webhook, state, failing, lane, tiers, history_problem)),
         outcomes=outcomes,
         last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
         tiers=tiers,
@@ -250,6 +250,7 @@ def _reasons(
     services: Services,
     webhook: StoredWebhook,
     state: State,
+    failing: Failing | None,
     lane: LaneModel | None,
     tiers: Sequence[TierModel] | None,
     history_problem: str,
@@ -273,7 +274,6 @@ def _reasons(
             "Nearly every request failed for 24 hours, so sending stopped. Events wait until the webhook is edited or "
             "reactivated."
         )
-    failing = services.attempts.failing(webhook.tenant)
     if failing is not None:
         reasons += _failing_reasons(webhook, failing)
     if lane is not None and lane.breaker != "closed":

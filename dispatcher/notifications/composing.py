@@ -79,13 +79,13 @@ class Composer:
         token = self.links.token(Link(purpose, tenant, self.contact_of(address)), now)
         return f"{self.public_url}/notifications/link?token={token}"
 
-    def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...], tenant: TenantKey) -> list[Message]:
+    def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...]) -> list[Message]:
         """Returns the e-mails to the operator's addresses."""
         if self.settings.smtp is None:
             return []
         text = encode(content)
         return [
-            Message(tenant, kind, kinds, "email", address, text, content.title) for address in self.settings.operator
+            Message(OPERATOR, kind, kinds, "email", address, text, content.title) for address in self.settings.operator
         ]
 
     def to_webhook(self, sections: Sequence[Section], kind: str = "notice") -> list[Message]:
@@ -138,7 +138,7 @@ def decide(world: World, stored: Stored, composer: Composer, now: float) -> Chan
     if of_fleet or to_operator:
         content = content_of([*of_fleet, *to_operator])
         kinds = tuple(dict.fromkeys(one.kind for one in (*of_fleet, *to_operator)))
-        messages += composer.to_operator(content, "notice", kinds, OPERATOR)
+        messages += composer.to_operator(content, "notice", kinds)
     asked, asking = _confirmations(world, stored, composer, now)
     memories = {tenant: encode_memory(memory) for tenant, memory in made.memories.items()}
     fleet = encode_memory(made.fleet_memory)

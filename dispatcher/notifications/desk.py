@@ -119,7 +119,7 @@ class NotificationDesk:
             content = Content("test", title, asked_by=by)
             about = [Section(title, NewsKind.TEST.value, advice=f"{by} sent this test.", since=int(now))]
             of_webhook = self._composer.to_webhook(about, "test")
-            return [*self._composer.to_operator(content, "test", ("test",), OPERATOR), *of_webhook]
+            return [*self._composer.to_operator(content, "test", ("test",)), *of_webhook]
         stored = await self._store.read()
         webhook = Webhook.of(config, "test")
         return [

@@ -272,7 +272,7 @@ class Notifier:
         why = clean(f"no contact of the webhook takes it; {masked(message.recipient)}: {problem}")
         for section in content.sections:
             section.facts.append(("Sent to the operator because", why))
-        return self._composer.to_operator(content, "notice", message.kinds, OPERATOR)
+        return self._composer.to_operator(content, "notice", message.kinds)
 
     async def _finish(
         self,

@@ -1,6 +1,7 @@
 """What happens to messages that wait for their next try: newer news, a contact who has gone, a server that is back."""
 
 import asyncio
+from dataclasses import replace
 
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.stores.sql.notification_store import OPERATOR as ALL
@@ -70,6 +71,15 @@ async def test_a_message_that_is_being_sent_does_not_follow_the_newer(scene: Sce
     await scene.work(3700)
     assert len(mail.received) == 1
     assert ("failed", "newer news replaces it") in await problems(scene)
+
+
+async def test_each_kind_of_newer_news_replaces_what_waits(scene: Scene) -> None:
+    """An operational webhook gets a message for each kind: the last one is not the only one that counts."""
+    first, *newer = (replace(a_message(kind), channel="webhook") for kind in ("failing", "disabled", "first_dead"))
+    await scene.store.add(Changes({}, [], [first]))
+    scene.clock.now += 1
+    await scene.store.add(Changes({}, [], newer))
+    assert await problems(scene) == [("waiting", ""), ("waiting", ""), ("failed", "newer news replaces it")]
 
 
 async def test_what_waits_is_sent_once_the_server_takes_messages_again(scene: Scene, mail: MailServer) -> None:

@@ -199,7 +199,9 @@ class WebhookForm:
         return any(key.startswith(ADVANCED) for key in self.errors)
 
     def add_error(self, key: str, message: str) -> None:
-        self.errors.setdefault(key, []).append(sentence(message))
+        errors, text = self.errors.setdefault(key, []), sentence(message)
+        if text not in errors:
+            errors.append(text)
 
     def add_problems(self, problems: tuple[Problem, ...]) -> None:
         """Adds each problem to its field's errors."""
@@ -209,8 +211,7 @@ class WebhookForm:
                 continue  # `draft` has added it to its row
             if problem.code is not None:
                 message = ": ".join(filter(None, (FOR_FIELDS[problem.code], problem.subject)))
-            if message not in self.errors.get(key, []):
-                self.add_error(key, message)
+            self.add_error(key, message)
 
     def _field_of(self, key: str) -> str:
         for number, row in enumerate(self.headers):

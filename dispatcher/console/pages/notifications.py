@@ -12,7 +12,6 @@ from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
-from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.records import StoredWebhook
@@ -84,9 +83,8 @@ class NotificationPages:
         person, desk = person_of(request), self._desk
         scope = Scope.of(request, person)
         orgs = scope.orgs(person)
-        tenant = TenantKey(scope.org, scope.sandbox) if scope.org is not None and scope.sandbox is not None else None
         before = request.query.get("before")
-        messages = [] if desk is None else await desk.recent(orgs=orgs, tenant=tenant, before=before, limit=PAGE)
+        messages = [] if desk is None else await desk.recent(orgs=orgs, tenant=scope.tenant, before=before, limit=PAGE)
         return await self._renderer.page(
             request,
             "notifications.html",

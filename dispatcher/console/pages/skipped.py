@@ -1,9 +1,9 @@
 """Events of a tenant that were not sent, by the rule that skipped them, with what to change."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from time import time as now
 from typing import Final
 from urllib.parse import urlencode
 
@@ -55,9 +55,10 @@ async def skipped_lately(services: Services, tenant: TenantKey, window: Window) 
     """Returns the tenant's skipped events; None without a history store, or if it doesn't answer."""
     if services.history is None:
         return None
-    begin = now() - WINDOW_S[window]
+    now = time.time()
+    begin = now - WINDOW_S[window]
     since = begin - begin % QUARTER_S  # events are counted in quarters of an hour: the first one counts as a whole
     try:
-        return skipped_by_reason(await services.history.counts(tenant, since, now() + 60), since)
+        return skipped_by_reason(await services.history.counts(tenant, since, now + 60), since)
     except DispatcherError:
         return None  # the readiness probe and the operator's log report the database

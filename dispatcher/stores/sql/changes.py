@@ -1,8 +1,8 @@
 """Notifies dispatchers of changed webhooks: PostgreSQL sends notices, and every database is polled."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from dispatcher.errors import StoreUnavailable
@@ -46,6 +46,14 @@ class ChangeSignal:
             raise NoNotices("the database has ended the connection for change notices")
 
 
+@contextmanager
+def _as_no_notices() -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise NoNotices(str(error)) from error
+
+
 @asynccontextmanager
 async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     """Yields a signal that is set at each change on PostgreSQL; on SQLite it never is.
@@ -57,17 +65,12 @@ async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     if not database.is_postgresql:
         yield signal
         return
-    try:
+    with _as_no_notices():
         connection = await database.connect_alone()
-    except StoreUnavailable as error:
-        raise NoNotices(str(error)) from error
     try:
         connection.add_termination_listener(signal.end)
-        try:
-            with database.translated():
-                await connection.add_listener(NOTIFY_CHANNEL, signal.set)
-        except StoreUnavailable as error:
-            raise NoNotices(str(error)) from error
+        with _as_no_notices(), database.translated():
+            await connection.add_listener(NOTIFY_CHANNEL, signal.set)
         yield signal
     finally:
         try:

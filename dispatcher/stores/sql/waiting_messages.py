@@ -4,6 +4,7 @@ The state of a webhook is news until it changes: a message about the former stat
 present would be wrong. All functions run in the caller's transaction.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -53,7 +54,9 @@ async def make_way(connection: AsyncConnection, added: Sequence[Mapping[str, Any
     if not newer:
         return
     waiting = select(messages).where(messages.c.status == "waiting", messages.c.kind == "notice")
-    by_recipient = {_line_of(row): set(row["kinds"].split()) for row in newer}
+    by_recipient: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for one in newer:  # an operational webhook gets a message for each kind
+        by_recipient[_line_of(one)].update(one["kinds"].split())
     for row in (await connection.execute(waiting)).mappings().all():
         kinds = by_recipient.get(_line_of(row))
         if kinds is None:
