@@ -64,6 +64,11 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, order=True):
     """HTTP status; 0 if there was no answer."""
     detail: str = ""
 
+    @classmethod
+    def of(cls, entry: HistoryEntry) -> "Failure":
+        """Returns what is kept of an entry."""
+        return cls(entry.at, entry.reason[:64], entry.status or 0, entry.detail[:256])
+
 
 class PeriodCounts(msgspec.Struct, array_like=True):
     """Counts of one minute or hour."""
@@ -110,14 +115,13 @@ class StateEvidence(msgspec.Struct, array_like=True):
         elif outcome is HistoryOutcome.ATTEMPT:
             self._count(at, PeriodCounts(failed=1))
             self.attempted_at = max(self.attempted_at, at)
-            failure = Failure(at, entry.reason[:64], entry.status or 0, entry.detail[:256])
-            self.failure = max(self.failure, failure)
+            self.failure = max(self.failure, Failure.of(entry))
             if entry.verdict == "disable_endpoint":
                 self._stop(at, ParkReason.SUSPENDED.value)
         elif outcome is HistoryOutcome.DEAD:
             self._count(at, PeriodCounts(dead=1))
             self.dead_at = max(self.dead_at, at)
-            self.death = max(self.death, Failure(at, entry.reason[:64], entry.status or 0, entry.detail[:256]))
+            self.death = max(self.death, Failure.of(entry))
         elif outcome is HistoryOutcome.HELD and entry.reason in _STOPPED:
             self._stop(at, entry.reason)
 

@@ -128,12 +128,9 @@ class Committer:
                 try:
                     async with asyncio.timeout(COMMIT_S):
                         await client.commit({one.tp: state for one, state in states.items()})
-                except OffsetMetadataTooLargeError as error:
-                    if self._limit.lower(longest):
-                        continue
-                    self._failures.report(error)
-                    return False
                 except Exception as error:  # noqa: BLE001  (reported there)
+                    if isinstance(error, OffsetMetadataTooLargeError) and self._limit.lower(longest):
+                        continue
                     self._failures.report(error)
                     return False
                 metrics.COMMITS.inc()

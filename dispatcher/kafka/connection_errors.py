@@ -59,7 +59,7 @@ class ExplainedError(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  
 def explain(error: BaseException, peer: Peer) -> Explanation:
     """Returns the reason for an error that a Kafka client raised, and a sentence without the broker's address."""
     chain = [unwrapped(one) for one in _chain(error)]
-    error = unwrapped(error)
+    error = chain[-1]  # its causes come before it
     for one in chain:
         if isinstance(one, ExplainedError):
             return one.reason, one.detail

@@ -180,11 +180,11 @@ class Consumer:
         partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
         if partitions:
             log.info("partitions revoked", group=self.group_id, partitions=[str(one) for one in partitions])
-        deleted = [one for one in partitions if self._was_deleted(one)]
-        for partition in deleted:
-            self._keep(partition)
-        self._forget(deleted)
-        partitions = [one for one in partitions if one not in deleted]
+        for partition in partitions:
+            if self._client is not None and self._client.was_deleted(partition.tp.topic):
+                self._keep(partition)
+        self._forget([one for one in partitions if one.is_orphan])
+        partitions = [one for one in partitions if not one.is_orphan]
         async with AsyncExitStack() as at_end:
             at_end.callback(self._forget, partitions)
             await self._finish_under_way(partitions, REVOKE_WAIT_S)
@@ -199,9 +199,6 @@ class Consumer:
             if (finished := partition.what_is_finished()) is not None:
                 self._finished_here[partition.tp] = finished
             partition.forget()
-
-    def _was_deleted(self, partition: Partition) -> bool:
-        return self._client is not None and self._client.was_deleted(partition.tp.topic)
 
     def _keep(self, partition: Partition) -> None:
         """Goes on with the records that were read of a log that is gone."""

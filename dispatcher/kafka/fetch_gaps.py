@@ -7,7 +7,7 @@ partition's records had to wait), ends a gap, and the log is compared before it 
 """
 
 import math
-import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final
@@ -15,6 +15,8 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.protocol.fetch import FetchRequest
+
+from dispatcher.contract.records import STEADY_CLOCK
 
 GAP_S: Final = 2.0
 """Time without an answer that makes a gap. An idle partition is fetched every 20 ms."""
@@ -28,16 +30,16 @@ Send = Callable[..., Awaitable[Any]]
 class FetchGaps:
     """Counts the gaps in what is fetched of each partition."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = STEADY_CLOCK) -> None:
         """`clock`: steady seconds."""
         self._clock = clock
         self._answered: dict[TopicPartition, tuple[float, float]] = {}
         """When each partition was last fetched without an error, and the time after which the next answer is late."""
-        self._gaps: dict[TopicPartition, int] = {}
+        self._gaps: Counter[TopicPartition] = Counter()
 
     def count(self, tp: TopicPartition) -> int:
         """Returns the number of gaps so far."""
-        return self._gaps.get(tp, 0)
+        return self._gaps[tp]
 
     def note(self, tp: TopicPartition, error_code: int) -> None:
         """Notes the answer to a fetch. A gap counts when it is over, so that an error that lasts counts once."""
@@ -52,7 +54,7 @@ class FetchGaps:
         if waited_s <= GAP_S:
             late_after_s = GAP_S
         elif waited_s > late_after_s:
-            self._gaps[tp] = self._gaps.get(tp, 0) + 1
+            self._gaps[tp] += 1
             late_after_s = TOLERANCE * waited_s
         self._answered[tp] = (now, late_after_s)
 

@@ -39,7 +39,9 @@ class PartitionChoice:
             led: those that have a leader, at least one.
             now: seconds of any clock.
         """
-        usable = [one for one in sorted(led) if not self._is_avoided((topic, one), now)] or sorted(led)
+        usable = sorted(led)
+        if self._avoided:
+            usable = [one for one in usable if now >= self._avoided.get((topic, one), now)] or usable
         chosen = int(self._by_key(key, sorted(known), usable))
         if chosen not in usable or self._waiting[topic, chosen] >= MOST_WAITING:
             chosen = min(usable, key=lambda one: self._waiting[topic, one])
@@ -62,6 +64,3 @@ class PartitionChoice:
     def on_failed(self, topic: str, partition: int, now: float) -> None:
         """Leaves the partition out for a while."""
         self._avoided[topic, partition] = now + AVOIDED_S
-
-    def _is_avoided(self, place: _Place, now: float) -> bool:
-        return bool(self._avoided) and now < self._avoided.get(place, now)

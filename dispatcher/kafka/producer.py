@@ -102,21 +102,26 @@ class _ClientInUse:
     writes: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def send(self, write: _Write, partition: int, *, alone: bool) -> int:
-        """Writes one record to a partition and returns its offset. With `alone` it gets a batch of its own."""
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Counts a write as under way, looking up its partition included: the client isn't closed meanwhile."""
         self.writes += 1
         self.idle.clear()
         try:
-            if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
-                return await self._send_alone(write, partition)
-            written = await self.client.send_and_wait(
-                write.topic, write.value, write.key, partition, headers=list(write.headers)
-            )
-            return int(written.offset)
+            yield
         finally:
             self.writes -= 1
             if not self.writes:
                 self.idle.set()
+
+    async def send(self, write: _Write, partition: int, *, alone: bool) -> int:
+        """Writes one record to a partition and returns its offset. With `alone` it gets a batch of its own."""
+        if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
+            return await self._send_alone(write, partition)
+        written = await self.client.send_and_wait(
+            write.topic, write.value, write.key, partition, headers=list(write.headers)
+        )
+        return int(written.offset)
 
     async def find(self, topic: str, partition: int) -> None:
         """Requests newer metadata if the partition is unknown, because aiokafka asserts that it is known.
@@ -260,20 +265,22 @@ class Producer:
     async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> int:
         async with asyncio.timeout_at(deadline):
             connection = await self._connection(numbered=numbered)
-            if write.partition is not None:
-                await connection.find(write.topic, write.partition)
-                known = led = {write.partition}
-            else:
-                known, led = await connection.partitions(write.topic)
-        try:
-            with self._partition(write, known, led) as partition:
-                async with asyncio.timeout_at(deadline):
-                    return await connection.send(write, partition, alone=alone)
-        except (KafkaError, TimeoutError) as error:
-            # Without numbers a refusal leaves nothing behind; any other failure may lie with the connections.
-            if connection.is_numbered or not isinstance(error, BrokerResponseError):
-                self._replace(connection, type(error).__name__)
-            raise
+        with connection.in_use():
+            async with asyncio.timeout_at(deadline):
+                if write.partition is not None:
+                    await connection.find(write.topic, write.partition)
+                    known = led = {write.partition}
+                else:
+                    known, led = await connection.partitions(write.topic)
+            try:
+                with self._partition(write, known, led) as partition:
+                    async with asyncio.timeout_at(deadline):
+                        return await connection.send(write, partition, alone=alone)
+            except (KafkaError, TimeoutError) as error:
+                # Without numbers a refusal leaves nothing behind; any other failure may lie with the connections.
+                if connection.is_numbered or not isinstance(error, BrokerResponseError):
+                    self._replace(connection, type(error).__name__)
+                raise
 
     @contextmanager
     def _partition(self, write: _Write, known: set[int], led: set[int]) -> Iterator[int]:
