@@ -195,6 +195,8 @@ class Notifier:
         for message in messages:
             try:
                 await self._send(message)
+            except DispatcherError as error:
+                log.warning("a notification's end was not noted; it may be sent again", problem=str(error)[:300])
             except Exception:
                 metrics.ERRORS.labels("notifications").inc()
                 log.exception("a notification was not sent because of a bug; it is sent again", kind=message.kind)

@@ -85,8 +85,11 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
     # Before the secrets are read, so that a later change is noticed.
     fingerprint = _fingerprint(content, secret_files, rules.scope)
     plain_content = b"" if _is_swapped(path) else content
-    plain_files = [one for one in secret_files if not _is_swapped(one)]
-    plain = _fingerprint(plain_content, plain_files, rules.scope) if plain_content or plain_files else b""
+    plain_files = frozenset(one for one in secret_files if not _is_swapped(one))
+    if plain_content and plain_files == secret_files:
+        plain = fingerprint  # nothing is of a generation
+    else:
+        plain = _fingerprint(plain_content, plain_files, rules.scope) if plain_content or plain_files else b""
     reading = FileReader(directory, document, mistakes, rules).reading()
     return replace(reading, fingerprint=fingerprint, plain_fingerprint=plain, secret_files=secret_files)
 

@@ -33,6 +33,7 @@ from dispatcher.stores.sql.loading import WebhookRow, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.schema import change_counter, webhooks
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 POLL_S: Final = 1.0
@@ -73,7 +74,7 @@ class SqlStore:
         """Reason why the database does not answer; empty if it does."""
         self._is_polled = False
         """The database answers, and refuses to notify of changes."""
-        self._listen_pause_s = FIRST_PAUSE_S
+        self._listen_backoff = Backoff(FIRST_PAUSE_S, LAST_LISTEN_PAUSE_S)
         self._is_in_doubt = False
         """A known webhook has no row any more, so that every webhook has to be read."""
         self._missing: _Missing | None = None
@@ -258,9 +259,8 @@ class SqlStore:
                         await signal.wait(self._poll_s)
             except NoNotices as error:
                 if now() - since >= LAST_LISTEN_PAUSE_S:
-                    self._listen_pause_s = FIRST_PAUSE_S
-                await self._poll(error, now() + self._listen_pause_s)
-                self._listen_pause_s = min(2 * self._listen_pause_s, LAST_LISTEN_PAUSE_S)
+                    self._listen_backoff.reset()
+                await self._poll(error, now() + self._listen_backoff.next_s())
 
     async def _poll(self, refusal: NoNotices, until: float) -> None:
         now = asyncio.get_running_loop().time
