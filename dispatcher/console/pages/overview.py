@@ -137,13 +137,8 @@ class OverviewPage:
         person, posted = admin_of(request), await form_body(request)
         starts_in = STARTS.get(posted.get("starts", ""), STARTS["in 24 hours"])
         services, webhook_id, version = self._renderer.services, request.match_info["webhook_id"], _version_in(posted)
-        try:
-            await generate_signing_key(services, person, webhook_id, starts_in, version)
-        except EditConflict:
-            return await self._configuration(request, problem=_repeated("key"), status=412)
-        except ConfigError as error:
-            return await self._configuration(request, problem=_why(error))
-        return to(f"/webhooks/{webhook_id}/configuration?done=key-generated")
+        change = generate_signing_key(services, person, webhook_id, starts_in, version)
+        return await self._changed_keys(request, change, "key-generated", is_repeated=True)
 
     async def start_key(self, request: web.Request) -> web.StreamResponse:
         """Lets the next signing key sign now."""
@@ -160,11 +155,14 @@ class OverviewPage:
         return await self._changed_keys(request, change, "key-removed")
 
     async def _changed_keys(
-        self, request: web.Request, change: Awaitable[StoredWebhook], done: str
+        self, request: web.Request, change: Awaitable[StoredWebhook], done: str, *, is_repeated: bool = False
     ) -> web.StreamResponse:
+        """Waits for the change. `is_repeated`: a conflict means that a browser has sent the form again."""
         try:
             stored = await change
         except (ConfigError, EditConflict) as error:
+            if is_repeated and isinstance(error, EditConflict):
+                return await self._configuration(request, problem=_repeated("key"), status=412)
             return await self._configuration(request, problem=_why(error))
         return to(f"/webhooks/{stored.id}/configuration?done={done}")
 
