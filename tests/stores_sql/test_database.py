@@ -1,6 +1,7 @@
 """How the database is reached, and that its password is seen nowhere."""
 
 import asyncio
+import gc
 import socket
 import sqlite3
 import threading
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event, text
 
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.settings import WebhookSettings
@@ -148,6 +150,43 @@ async def test_a_sqlite_file_that_is_replaced_is_opened_again(tmp_path: Path) ->
     with pytest.raises(StoreUnavailable):
         await value()
     await database.close()
+
+
+@pytest.mark.parametrize("statement", [1, 2, 3])
+async def test_a_change_that_is_cancelled_leaves_nothing_locked(empty_url: Secret, statement: int) -> None:
+    """A timeout cancels, too. Nobody may have to wait for the garbage collector."""
+    database = Database(empty_url, create=True)
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE things (name INTEGER PRIMARY KEY)"))
+        await connection.execute(text("INSERT INTO things VALUES (1), (2), (3)"))
+    executed = 0
+
+    def cancel(*_: object) -> None:
+        nonlocal executed
+        executed += 1
+        if executed == statement:
+            changing.cancel()
+
+    async def change() -> None:
+        async with database.write() as connection:
+            await connection.execute(text("DELETE FROM things WHERE name = 3"))
+            await connection.execute(text("SELECT * FROM things"))
+            await connection.execute(text("INSERT INTO things VALUES (4)"))
+
+    gc.disable()
+    try:
+        event.listen(database._engine.sync_engine, "before_cursor_execute", cancel)
+        changing = asyncio.create_task(change())
+        await asyncio.wait([changing])
+        assert changing.cancelled()
+        another = Database(empty_url)
+        async with another.write() as connection:
+            await connection.execute(text("INSERT INTO things VALUES (5)"))
+            assert (await connection.execute(text("SELECT count(*) FROM things"))).scalar_one() == 4
+        await another.close()
+        await database.close()
+    finally:
+        gc.enable()
 
 
 async def test_a_refused_connection_and_a_silent_server_both_count_as_unavailable() -> None:

@@ -7,7 +7,7 @@ repr contains the URL's password. The URL's file is read again for each new conn
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -304,6 +304,19 @@ def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
     return engine
 
 
+class _RollsBackAtClose(sqlite3.Connection):
+    """A connection that gives its lock back when it is closed.
+
+    SQLite keeps a closed connection, with its transaction and lock, until the last of its cursors is gone. A cancelled
+    change leaves cursors to the garbage collector, and nobody else could write to the file until then.
+    """
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # closed already, or the disk fails
+            self.rollback()
+        super().close()
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     """Returns device and inode of a file; None if there is none."""
     try:
@@ -314,7 +327,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 async def _opened(file: str) -> aiosqlite.Connection:
-    connection = aiosqlite.connect(file, uri=True, check_same_thread=False)
+    connection = aiosqlite.connect(file, uri=True, check_same_thread=False, factory=_RollsBackAtClose)
     connection._thread.daemon = True  # noqa: SLF001  (as SQLAlchemy does: a process ends without waiting for it)
     try:
         return await connection
