@@ -230,7 +230,7 @@ def _pass_over(fetcher: Any, tp: TopicPartition, error: BaseException, on_passed
         end = first + 1 if is_past_log else error.end
         fetcher.seek_to(tp, end)
     if end > first:
-        metrics.RECORDS_PASSED_OVER.labels(tp.topic).inc(end - first)
+        metrics.RECORDS_PASSED_OVER.inc(end - first)
         log.warning("records can't be decoded and are passed over", problem=str(error)[:300], first=first, end=end)
         on_passed_over(tp, first, end)
 

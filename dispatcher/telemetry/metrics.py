@@ -170,7 +170,6 @@ RECORDS_REMOVED_UNREAD = Counter(
 RECORDS_PASSED_OVER = Counter(
     "dispatcher_kafka_records_passed_over",
     "Records of a history or dead-letter topic that were not read because their batch can't be decoded, at most.",
-    ["topic"],
 )
 LOG_RESETS = Counter(
     "dispatcher_kafka_log_resets",

@@ -68,7 +68,7 @@ def settings_for(broker: ApacheKafka) -> Settings:
 
 
 def passed_over() -> float:
-    return REGISTRY.get_sample_value("dispatcher_kafka_records_passed_over_total", {"topic": TOPIC}) or 0.0
+    return REGISTRY.get_sample_value("dispatcher_kafka_records_passed_over_total") or 0.0
 
 
 def unreadable() -> float:

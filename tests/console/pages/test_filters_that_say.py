@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import aiohttp
@@ -108,7 +109,9 @@ async def test_skipped_events_are_as_many_as_the_list_they_lead_to(
 ) -> None:
     """Events are counted in quarters of an hour: the first one is counted, and listed, as a whole."""
     quarter = time.time() // 900 * 900
-    monkeypatch.setattr(skipped_page, "now", lambda: quarter + 840)  # 14 minutes of the first quarter are outside
+    monkeypatch.setattr(
+        skipped_page, "time", SimpleNamespace(time=lambda: quarter + 840)
+    )  # 14 minutes of the first quarter are outside
     _, page = await read(session, stage.path(LUMA), window="1h")
     link = re.search(r'href="([^"]*outcome=skipped[^"]*)">.*?<td class="number">(\d+)</td>', page)
     assert link is not None
