@@ -24,8 +24,9 @@ from dispatcher.notifications.memory import decode_fleet_memory, decode_memory, 
 from dispatcher.notifications.news import Expiry, Notice, Subject
 from dispatcher.notifications.planning import Pace, Plan, plan
 from dispatcher.notifications.waiting_counts import WaitingCounts
+from dispatcher.stores.sql.contacts import Contacts
 from dispatcher.stores.sql.history_states import StateReport
-from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, Stored
+from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Message, Stored
 
 DAY_S: Final = 86_400.0
 ASKS_A_TENANT: Final = 20

@@ -15,7 +15,8 @@ from dispatcher.notifications.content import Content, Section, clean, encode
 from dispatcher.notifications.news import NewsKind
 from dispatcher.notifications.notifier import composer_of
 from dispatcher.stores.sql.audit import AuditLog
-from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, NotificationStore
+from dispatcher.stores.sql.contacts import Contacts
+from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction, Orgs
 
 TESTS_A_MINUTE: Final = 1

@@ -1,4 +1,4 @@
-"""The tables of notifications in the history store: contacts, what was reported, messages and their state.
+"""The tables of notifications in the history store: what was reported, messages and their state, and contacts.
 
 A message is stored in the transaction that remembers what it reports, and is marked before and after it is sent. If a
 worker is killed while it sends, the message is sent once more, and never a third time.
@@ -6,17 +6,19 @@ worker is killed while it sends, the message is sent once more, and never a thir
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, select, text, true, update
+from sqlalchemy import RowMapping, and_, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
-from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported, unnamed
+from dispatcher.stores.sql.contacts import Contacts, ContactStatus, ContactTable, KnownContact
+from dispatcher.stores.sql.database import WRITE_WITHIN_S, Database
+from dispatcher.stores.sql.history_schema import PLAN_LOCK, messages, reported
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.slices import delete_in_slices
@@ -33,9 +35,7 @@ from dispatcher.stores.sql.waiting_messages import (
 OPERATOR: Final = TenantKey("", "")
 """Stands for the installation as a whole."""
 KEEP_MS: Final = 30 * 86_400_000
-"""Time for which sent and failed messages are listed, and contacts are kept that no webhook names."""
-KEEP_STOPPED_MS: Final = 365 * 86_400_000
-"""The same of contacts who stopped notifications."""
+"""Time for which sent and failed messages are listed."""
 SENDING_MS: Final = 420_000
 """Time after which a message that is still being sent has lost its sender: more than the longest `smtp.timeout`."""
 MAX_PAGE: Final = 200
@@ -46,20 +46,6 @@ _URGENT: Final = "disabled"
 
 Channel = Literal["email", "webhook"]
 MessageStatus = Literal["waiting", "sending", "sent", "failed", "unknown"]
-ContactStatus = Literal["asked", "confirmed", "stopped"]
-Contacts = Mapping[tuple[TenantKey, str], "KnownContact"]
-"""By tenant and hash of the address."""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownContact:
-    """An address of a webhook, known by its hash."""
-
-    status: ContactStatus
-    asks: int
-    """Confirmation messages so far."""
-    asked_at: float
-    changed_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +105,7 @@ class NotificationStore:
         """
         self._database = database
         self._clock = clock
-        self._keyed = keyed
+        self._contacts = ContactTable(keyed)
 
     @property
     def now(self) -> float:
@@ -141,39 +127,27 @@ class NotificationStore:
         Raises:
             StoreUnavailable: nothing was written, or it is unknown whether it was; call it again.
         """
-        async with self._database.write(WITHIN_S) as connection:
+        async with self._writing(WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(PLAN_LOCK)).scalar():
                 return None
-            await self._lock_file(connection)
             changes = decide(await self._read(connection))
             await self._write(connection, changes)
         return changes
 
-    async def _lock_file(self, connection: AsyncConnection) -> None:
-        """Takes the lock of a SQLite file before reading, so that no two workers decide or take the same."""
-        if not self._database.is_postgresql:
-            await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
+    @asynccontextmanager
+    async def _writing(self, within_s: float = WRITE_WITHIN_S) -> AsyncIterator[AsyncConnection]:
+        """Yields a connection in a transaction that has locked a SQLite file.
+
+        The lock is taken before anything is read, so that no two workers decide or take the same.
+        """
+        async with self._database.write(within_s) as connection:
+            if not self._database.is_postgresql:
+                await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
+            yield connection
 
     async def _read(self, connection: AsyncConnection) -> Stored:
-        known = (await connection.execute(select(contacts))).mappings().all()
         memories = (await connection.execute(select(reported))).mappings().all()
-        return Stored(
-            {(_tenant(row), self._keyed(row["contact"])): _contact(row) for row in known},
-            {_tenant(row): row["memory"] for row in memories},
-        )
-
-    async def _key_contacts(self, connection: AsyncConnection, *where: ColumnElement[bool]) -> None:
-        """Replaces the hashes that an older version stored."""
-        rows = (await connection.execute(select(contacts).where(*where))).mappings().all()
-        known = {(_tenant(row), row["contact"]) for row in rows}
-        for row in rows:
-            keyed = self._keyed(row["contact"])
-            if keyed == row["contact"]:
-                continue
-            if (_tenant(row), keyed) in known:  # an older version has asked once more meanwhile
-                await connection.execute(delete(contacts).where(*_is_contact(row)))
-            else:
-                await connection.execute(update(contacts).where(*_is_contact(row)).values(contact=keyed))
+        return Stored(await self._contacts.all(connection), {_tenant(row): row["memory"] for row in memories})
 
     async def _write(self, connection: AsyncConnection, changes: Changes) -> None:
         now_ms = int(self._clock() * 1000)
@@ -189,20 +163,7 @@ class NotificationStore:
                 ],
             )
         if changes.asked:
-            orgs = sorted({tenant.org for tenant, _ in changes.asked})
-            await self._key_contacts(connection, contacts.c.org.in_(orgs))
-            await connection.execute(
-                text(
-                    "INSERT INTO history_contacts (org, sandbox, contact, status, asks, asked_at, changed_at) "
-                    "VALUES (:org, :sandbox, :contact, 'asked', 1, :now, :now) "
-                    "ON CONFLICT (org, sandbox, contact) DO UPDATE SET asks = history_contacts.asks + 1, "
-                    "asked_at = excluded.asked_at"
-                ),
-                [
-                    {"org": tenant.org, "sandbox": tenant.sandbox, "contact": contact, "now": now_ms}
-                    for tenant, contact in changes.asked
-                ],
-            )
+            await self._contacts.note_asked(connection, changes.asked, now_ms)
         if changes.messages:
             added = [_row(message, now_ms) for message in changes.messages]
             await make_way(connection, added, now_ms)
@@ -214,10 +175,8 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        where = (contacts.c.org == tenant.org, contacts.c.sandbox == tenant.sandbox)
         async with self._database.read() as connection:
-            rows = (await connection.execute(select(contacts).where(*where))).mappings().all()
-        return {self._keyed(row["contact"]): _contact(row) for row in rows}
+            return await self._contacts.of(connection, tenant)
 
     async def set_contact(self, tenant: TenantKey, contact: str, status: ContactStatus) -> bool:
         """Sets the status of a contact. Returns False if there is no such contact.
@@ -225,13 +184,9 @@ class NotificationStore:
         Raises:
             StoreUnavailable: nothing was changed, or it is unknown whether it was; call it again.
         """
-        of_tenant = (contacts.c.org == tenant.org) & (contacts.c.sandbox == tenant.sandbox)
-        statement = update(contacts).where(of_tenant, contacts.c.contact == contact)
-        async with self._database.write() as connection:
-            await self._lock_file(connection)
-            await self._key_contacts(connection, of_tenant)
-            now_ms = int(self._clock() * 1000)
-            changed = await connection.execute(statement.values(status=status, changed_at=now_ms))
+        now_ms = int(self._clock() * 1000)
+        async with self._writing() as connection:
+            is_known = await self._contacts.set_status(connection, tenant, contact, status, now_ms)
             if status == "stopped":  # the worker finds at once that what waits for the contact isn't wanted
                 waits = (
                     messages.c.org == tenant.org,
@@ -239,7 +194,7 @@ class NotificationStore:
                     messages.c.status == "waiting",
                 )
                 await connection.execute(update(messages).where(*waits).values(next_at=now_ms))
-            return changed.rowcount > 0
+            return is_known
 
     async def note_named(self, named: Set[tuple[TenantKey, str]]) -> None:
         """Notes which contacts no webhook names, and deletes those that none has named for 30 days.
@@ -249,31 +204,8 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        now_ms = int(self._clock() * 1000)
-        async with self._database.write(WITHIN_S) as connection:
-            await self._lock_file(connection)
-            await self._key_contacts(connection)
-            rows = (await connection.execute(select(contacts))).mappings().all()
-            found = {(_tenant(row), row["contact"]): row for row in rows}
-            noted_rows = (await connection.execute(select(unnamed))).mappings().all()
-            noted = {(_tenant(row), row["contact"]): row["unnamed_at"] for row in noted_rows}
-            for key in found.keys() & noted.keys() - named:
-                keep_ms = KEEP_STOPPED_MS if found[key]["status"] == "stopped" else KEEP_MS
-                if now_ms - noted[key] > keep_ms:
-                    await connection.execute(delete(contacts).where(*_is_contact(found.pop(key))))
-            for row in noted_rows:
-                key = (_tenant(row), row["contact"])
-                if key in named or key not in found:
-                    where = (unnamed.c[name] == row[name] for name in ("org", "sandbox", "contact"))
-                    await connection.execute(delete(unnamed).where(*where))
-            added = [
-                {"org": tenant.org, "sandbox": tenant.sandbox, "contact": contact, "now": now_ms}
-                for tenant, contact in sorted(found.keys() - named - noted.keys())
-            ]
-            if added:
-                insert = "INSERT INTO history_unnamed (org, sandbox, contact, unnamed_at) "
-                values = "VALUES (:org, :sandbox, :contact, :now) ON CONFLICT DO NOTHING"
-                await connection.execute(text(insert + values), added)
+        async with self._writing(WITHIN_S) as connection:
+            await self._contacts.note_named(connection, named, int(self._clock() * 1000))
 
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
@@ -286,8 +218,7 @@ class NotificationStore:
         now_ms = int(self._clock() * 1000)
         is_due = (messages.c.next_at <= now_ms) & (messages.c.channel == channel)
         is_urgent = messages.c.kinds.contains(_URGENT)
-        async with self._database.write() as connection:
-            await self._lock_file(connection)
+        async with self._writing() as connection:
             await end_lost(connection, is_due, now_ms)
             wanted = (
                 select(messages)
@@ -330,8 +261,7 @@ class NotificationStore:
         """
         now_ms, problem = int(self._clock() * 1000), _storable(problem)
         is_mine = (messages.c.id == message.id, messages.c.status == "sending", messages.c.tries == message.tries + 1)
-        async with self._database.write() as connection:
-            await self._lock_file(connection)
+        async with self._writing() as connection:
             row = (await connection.execute(select(messages).where(*is_mine))).mappings().one_or_none()
             if row is None:
                 return
@@ -394,7 +324,7 @@ class NotificationStore:
         Raises:
             StoreUnavailable: nothing was written, or it is unknown whether it was.
         """
-        async with self._database.write() as connection:
+        async with self._writing() as connection:
             await self._write(connection, changes)
 
     async def expire(self) -> None:
@@ -430,14 +360,6 @@ def _message(row: RowMapping, *, is_masked: bool = False) -> Message:
         changed_at=row["changed_at"] / 1000,
     )  # fmt: skip
     return replace(message, recipient=shown_recipient(row)) if is_masked else message
-
-
-def _is_contact(row: RowMapping) -> tuple[ColumnElement[bool], ...]:
-    return tuple(contacts.c[name] == row[name] for name in ("org", "sandbox", "contact"))
-
-
-def _contact(row: RowMapping) -> KnownContact:
-    return KnownContact(row["status"], row["asks"], row["asked_at"] / 1000, row["changed_at"] / 1000)
 
 
 def _tenant(row: RowMapping) -> TenantKey:
