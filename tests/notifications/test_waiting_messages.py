@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from dispatcher.contract.history import HistoryOutcome
+from dispatcher.notifications.notifier import CHANNELS
 from dispatcher.stores.sql.notification_store import OPERATOR as ALL
 from dispatcher.stores.sql.notification_store import Changes
 from tests.notifications.receivers import MailServer
@@ -125,6 +126,20 @@ async def test_a_contact_who_stopped_or_is_no_longer_named_receives_nothing_more
     assert mail.received == []
     assert [status for status, _ in await problems(scene)] == ["failed"] * 4
     assert {why for _, why in await problems(scene)} == {"the contact doesn't want it, or is no longer named"}
+
+
+async def test_a_contact_who_stops_wakes_only_its_own_messages(scene: Scene, mail: MailServer) -> None:
+    """Others stay in their backoff, or a link would have them tried again at each press of its button."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT, SECOND)]
+    await confirmed(scene, mail, CONTACT, SECOND)
+    own, other = (a_message("first_dead", recipient=one) for one in (CONTACT.upper(), SECOND))
+    for message in (own, other, replace(other, channel="webhook")):
+        await scene.store.add(Changes({}, [], [message]))
+        for claimed in await scene.store.claim(1, message.channel):
+            await scene.store.finish(claimed, "waiting", "451 later", 3600)
+    await scene.store.set_contact(LUMA, scene.desk._composer.contact_of(CONTACT), "stopped")
+    due = [await scene.store.claim(9, channel) for channel in CHANNELS]
+    assert [[one.recipient for one in some] for some in due] == [[CONTACT.upper()], []]
 
 
 async def test_the_operator_is_notified_if_no_contact_can_be_reached(scene: Scene, mail: MailServer) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import RowMapping, and_, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.contacts import Contacts, ContactStatus, ContactTable, KnownContact
@@ -30,6 +31,7 @@ from dispatcher.stores.sql.waiting_messages import (
     replaced_problem,
     shown_recipient,
     try_again,
+    wake,
 )
 
 OPERATOR: Final = TenantKey("", "")
@@ -105,6 +107,7 @@ class NotificationStore:
         """
         self._database = database
         self._clock = clock
+        self._keyed = keyed
         self._contacts = ContactTable(keyed)
 
     @property
@@ -188,12 +191,7 @@ class NotificationStore:
         async with self._writing() as connection:
             is_known = await self._contacts.set_status(connection, tenant, contact, status, now_ms)
             if status == "stopped":  # the worker finds at once that what waits for the contact isn't wanted
-                waits = (
-                    messages.c.org == tenant.org,
-                    messages.c.sandbox == tenant.sandbox,
-                    messages.c.status == "waiting",
-                )
-                await connection.execute(update(messages).where(*waits).values(next_at=now_ms))
+                await wake(connection, tenant, lambda address: self._keyed(contact_of(address)) == contact, now_ms)
             return is_known
 
     async def note_named(self, named: Set[tuple[TenantKey, str]]) -> None:

@@ -5,13 +5,14 @@ present would be wrong. All functions run in the caller's transaction.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import recipient as masked
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_schema import messages
 
 TRIED_AGAIN_MS: Final = 120_000
@@ -84,6 +85,17 @@ async def try_again(connection: AsyncConnection, channel: str, now_ms: int) -> N
     is_waiting = (messages.c.status == "waiting") & (messages.c.channel == channel) & (messages.c.next_at > now_ms)
     was_tried_before = messages.c.changed_at <= now_ms - TRIED_AGAIN_MS
     await connection.execute(update(messages).where(is_waiting, was_tried_before).values(next_at=now_ms))
+
+
+async def wake(connection: AsyncConnection, tenant: TenantKey, is_for: Callable[[str], bool], now_ms: int) -> None:
+    """Has the waiting e-mails of a webhook to some addresses looked at, and no other: those stay in their backoff."""
+    waits = (
+        (messages.c.org == tenant.org) & (messages.c.sandbox == tenant.sandbox) & (messages.c.channel == "email")
+        & (messages.c.status == "waiting")
+    )  # fmt: skip
+    found = (await connection.execute(select(messages.c.recipient).where(waits).distinct())).scalars().all()
+    addresses = [address for address in found if is_for(address)]
+    await connection.execute(update(messages).where(waits, messages.c.recipient.in_(addresses)).values(next_at=now_ms))
 
 
 async def is_last_hope(connection: AsyncConnection, row: RowMapping) -> bool:
