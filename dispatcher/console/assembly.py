@@ -108,7 +108,7 @@ async def _open_history(
         def known() -> Sequence[Webhook] | None:
             return webhooks.all() if webhooks.is_loaded else None
 
-        notifier = await open_notifier(settings, database, states, known, stack)
+        notifier = await open_notifier(settings, database, states, known, webhooks.is_held, stack)
         worker = HistoryWorker(settings, store, StateJudge(states, known), notifier)
 
     def problem() -> str | None:

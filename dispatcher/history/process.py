@@ -1,13 +1,14 @@
 """Runs `dispatcher history`: opens the ops endpoint, prepares the store, and stores entries until a signal."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
@@ -46,7 +47,9 @@ class HistoryProcess:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             states = TenantStates(database)
-            notifier = await open_notifier(self._settings, database, states, self._webhooks.all, stack)
+            notifier = await open_notifier(
+                self._settings, database, states, self._webhooks.all, self._webhooks.is_held, stack
+            )
             store, judge = HistoryStore(database, self._settings.history), StateJudge(states, self._webhooks.all)
             worker = HistoryWorker(self._settings, store, judge, notifier)
             await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
@@ -82,7 +85,12 @@ class HistoryProcess:
 
 
 async def open_notifier(
-    settings: Settings, database: Database, states: TenantStates, webhooks: ListWebhooks, stack: AsyncExitStack
+    settings: Settings,
+    database: Database,
+    states: TenantStates,
+    webhooks: ListWebhooks,
+    is_held: Callable[[TenantKey], bool],
+    stack: AsyncExitStack,
 ) -> Notifier | None:
     """Opens what sends notifications. Returns None if the settings name neither mail server nor endpoint.
 
@@ -97,4 +105,4 @@ async def open_notifier(
         stack.push_async_callback(webhook_database.close)
         audit = AuditLog(webhook_database)
     store = notification_store(settings, database)
-    return await stack.enter_async_context(Notifier(settings, states, store, webhooks, audit))
+    return await stack.enter_async_context(Notifier(settings, states, store, webhooks, audit, is_held=is_held))

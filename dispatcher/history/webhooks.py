@@ -8,6 +8,7 @@ import structlog
 
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.webhook_file import Rules
@@ -30,6 +31,10 @@ class KnownWebhooks:
         if self._source is None:
             return None
         return self._source.all() or None  # a database that has not answered yet has none
+
+    def is_held(self, tenant: TenantKey) -> bool:
+        """Returns True if the tenant may have a webhook that can't be used: then `all` lacks it, or is None."""
+        return self._source is None or self._source.is_held(tenant)
 
     async def run(self) -> None:
         """Follows the store's changes until cancelled."""

@@ -73,16 +73,20 @@ class Notifier:
         audit: AuditLog | None = None,
         count: Callable[[Settings], Awaitable[WaitingCounts | None]] = count_waiting,
         clock: Callable[[], float] = time.time,
+        *,
+        is_held: Callable[[TenantKey], bool],
     ) -> None:
         """Prepares a notifier without connecting.
 
         Args:
             audit: records what was sent; None if webhooks are files, because the history store then records it.
+            is_held: returns True if a tenant that no webhook in use belongs to may have one that can't be used.
         """
         self._settings = settings
         self._states = states
         self._store = store
         self._webhooks = webhooks
+        self._is_held = is_held
         self._audit = audit
         self._count_waiting = count
         self._clock = clock
@@ -158,8 +162,12 @@ class Notifier:
         webhooks = self._webhooks()
         if webhooks is None or self._composer.links is None:  # without its key, a contact that is named can't be found
             return
-        named = {(one.tenant, self._composer.contact_of(mail)) for one in webhooks for mail in one.config.notify.emails}
-        await self._store.note_named(named)
+        named = {
+            one.tenant: {self._composer.contact_of(address) for address in one.config.notify.emails} for one in webhooks
+        }
+        await self._store.note_named(
+            lambda tenant, contact: contact in named[tenant] if tenant in named else self._is_held(tenant)
+        )
 
     async def send_due(self, *channels: Channel) -> int:
         """Sends the messages that are due on the channels, one channel after the other, and returns their number.
@@ -204,7 +212,10 @@ class Notifier:
     async def _send(self, message: Message) -> None:
         if not await self._is_wanted(message):
             log.info("notification is not wanted any more", kind=message.kind, tenant=_shown(message.tenant))
-            return await self._finish(message, "failed", "the contact doesn't want it, or is no longer named")
+            why = "the contact doesn't want it, or is no longer named"
+            is_deleted = self._webhook_of(message.tenant) is None and not self._is_held(message.tenant)
+            instead = [] if is_deleted else self._to_operator_instead(message, why)
+            return await self._finish(message, "failed", why, instead=instead)
         try:
             await self._deliver(message)
         except NotSent as error:
@@ -217,16 +228,23 @@ class Notifier:
 
     async def _is_wanted(self, message: Message) -> bool:
         """Returns False for a message to a contact who has stopped notifications, or is no longer named."""
-        webhooks = self._webhooks()
         is_to_contact = message.channel == "email" and message.tenant != OPERATOR
-        if not is_to_contact or webhooks is None or self._composer.links is None:
+        if not is_to_contact or self._composer.links is None:
             return True
-        webhook = next((one for one in webhooks if one.tenant == message.tenant), None)
-        if message.kind == "confirm":
-            return webhook is not None and message.recipient in webhook.config.notify.emails
-        known = await _insist(partial(self._store.contacts_of, message.tenant))
-        contacts = {(message.tenant, contact): one for contact, one in known.items()}
-        return message.recipient in self._composer.recipients(webhook, contacts)
+        webhook = self._webhook_of(message.tenant)
+        if webhook is None:  # one that can't be used isn't deleted, and named the contact when it could be used last
+            is_named = self._is_held(message.tenant)
+        else:
+            is_named = message.recipient in webhook.config.notify.emails
+        if not is_named or message.kind == "confirm":
+            return is_named
+        contacts = await _insist(partial(self._store.contacts_of, message.tenant))
+        known = contacts.get(self._composer.contact_of(message.recipient))
+        return known is not None and known.status == "confirmed"
+
+    def _webhook_of(self, tenant: TenantKey) -> Webhook | None:
+        """Returns the tenant's webhook in use; None if it has none, or if its webhook can't be used."""
+        return next((one for one in self._webhooks() or () if one.tenant == tenant), None)
 
     async def _deliver(self, message: Message) -> None:
         """Sends a message.
@@ -296,7 +314,7 @@ class Notifier:
         if self._audit is None:
             return
         tenant = None if message.tenant == OPERATOR else message.tenant
-        webhook = next((one for one in self._webhooks() or () if one.tenant == tenant), None)
+        webhook = self._webhook_of(message.tenant)
         source = "" if webhook is None else webhook.source
         try:
             await self._audit.record(

@@ -49,7 +49,7 @@ def settings_for(
     document = {
         "apiVersion": "dispatcher/v1",
         "kafka": {"bootstrap_servers": "127.0.0.1:1"},
-        "webhooks": {"path": str(directory)},
+        "webhooks": more.pop("webhooks", {"path": str(directory)}),
         "egress": {"allow": ["127.0.0.1/32", "localhost"], "ca_bundle": str(issued.ca)},
         "console": {"public_url": PUBLIC_URL},
         "notifications": notifications | more,
@@ -74,25 +74,35 @@ class Scene:
         self.clock = Clock()
         self.settings = settings
         self.webhooks: list[Webhook] = []
+        self.unusable: set[TenantKey] = set()
+        """Tenants whose webhook exists, and can't be used as it is."""
         self.states = TenantStates(history, self.clock)
-        self.store = NotificationStore(history, self.clock, composer_of(settings).keyed)
+        self.store = self._new_store(history)
         self.history = HistoryStore(history, settings.history, self.clock)
         self.waiting: WaitingCounts | None = WaitingCounts({})
         self.audit = audit
         self.desk = NotificationDesk(settings, self.store, audit, self.clock)
         self._judge = StateJudge(self.states, lambda: self.webhooks, clock=self.clock)
         self._writer = 0
-        self.notifier = self.new_notifier()
+        self._database = history
+        self.notifier = self._notifier_over(self.store)
 
     def new_notifier(self) -> Notifier:
-        """Another worker over the same store."""
+        """Another worker over the same database."""
+        return self._notifier_over(self._new_store(self._database))
+
+    def _new_store(self, history: Database) -> NotificationStore:
+        return NotificationStore(history, self.clock, composer_of(self.settings).keyed)
+
+    def _notifier_over(self, store: NotificationStore) -> Notifier:
 
         async def count(_: Settings) -> WaitingCounts | None:
             return self.waiting
 
         return Notifier(
-            self.settings, self.states, self.store, lambda: self.webhooks, self.audit, count, clock=self.clock
-        )
+            self.settings, self.states, store, lambda: self.webhooks, self.audit, count, clock=self.clock,
+            is_held=lambda tenant: tenant in self.unusable,
+        )  # fmt: skip
 
     async def happen(
         self, outcome: HistoryOutcome, count: int = 1, tenant: TenantKey = LUMA, every_s: float = 30, **more: Any

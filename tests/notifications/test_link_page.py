@@ -18,6 +18,7 @@ from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import Services
 from dispatcher.contract.redaction import contact_of
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.stores.sql.database import Database
 from tests.notifications.receivers import Certificates, MailServer, mail_server
@@ -173,6 +174,18 @@ async def test_a_contact_is_forgotten_some_time_after_no_webhook_names_it(
     scene.webhooks = []
     await keep_house(scene, 2)
     assert len(await rows_of(scene)) == 1
+
+
+async def test_no_contact_is_forgotten_while_its_webhook_can_not_be_used(scene: Scene, mail: MailServer) -> None:
+    other, named = webhook_of(TenantKey("other@AdobeOrg", "prod")), scene.webhooks
+    await scene.desk.use(link_in(mail.received[0]))
+    scene.webhooks, scene.unusable = [other], {LUMA}
+    await keep_house(scene, 40)
+    scene.webhooks, scene.unusable = named, set()
+    assert [one.status for one in await scene.desk.contacts(named[0].config)] == ["confirmed"]
+    scene.webhooks, scene.unusable = [other], set()
+    await keep_house(scene, 32)
+    assert await rows_of(scene) == []
 
 
 async def test_no_contact_is_forgotten_while_the_key_of_links_is_missing(scene: Scene, mail: MailServer) -> None:

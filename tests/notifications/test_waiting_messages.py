@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.notifications.notifier import CHANNELS
 from dispatcher.stores.sql.notification_store import OPERATOR as ALL
 from dispatcher.stores.sql.notification_store import Changes
@@ -12,7 +13,7 @@ from tests.notifications.scene import CONTACT, LUMA, OPERATOR, Scene, webhook_of
 from tests.notifications.test_notifications import a_message, body, confirmed, link_in, until
 
 ATTEMPT, DELIVERED, DEAD = HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD
-SECOND = "second@luma.example"
+SECOND, OTHER = "second@luma.example", TenantKey("other@AdobeOrg", "prod")
 
 
 def titles(mail: MailServer) -> list[str]:
@@ -123,9 +124,40 @@ async def test_a_contact_who_stopped_or_is_no_longer_named_receives_nothing_more
     await asyncio.wait([sending])
     for _ in range(3):
         await scene.work(3700)
-    assert mail.received == []
+    assert {str(one["To"]) for one in mail.received} == {OPERATOR}
     assert [status for status, _ in await problems(scene)] == ["failed"] * 4
     assert {why for _, why in await problems(scene)} == {"the contact doesn't want it, or is no longer named"}
+
+
+async def test_notices_of_a_webhook_that_can_not_be_used_reach_its_contact(scene: Scene, mail: MailServer) -> None:
+    """It is not deleted: its file has a mistake, or can't be read. Who stopped receives nothing all the same."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT, SECOND)]
+    await confirmed(scene, mail, CONTACT, SECOND)
+    await scene.store.set_contact(LUMA, scene.desk._composer.contact_of(SECOND), "stopped")
+    notices = [a_message("disabled", recipient=one) for one in (CONTACT, SECOND)]
+    await scene.store.add(Changes({}, [], notices))
+    scene.webhooks, scene.unusable = [webhook_of(OTHER)], {LUMA}
+    await scene.notifier.send_due("email")
+    assert [str(one["To"]) for one in mail.received] == [CONTACT]
+    scene.unusable = set()
+    await scene.store.add(Changes({}, [], notices))
+    await scene.notifier.send_due("email")
+    assert len(mail.received) == 1, "it is deleted"
+
+
+async def test_the_operator_receives_what_no_contact_is_to_receive_any_more(scene: Scene, mail: MailServer) -> None:
+    """It counts as reported: no later message has it. If the webhook is deleted, it is of no use."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.store.add(Changes({}, [], [a_message("disabled")]))
+    scene.webhooks = [webhook_of(LUMA, SECOND)]
+    await scene.notifier.send_due("email")
+    (sent,) = mail.received
+    assert (sent["To"], titles(mail)) == (OPERATOR, ["Luma"])
+    scene.webhooks = [webhook_of(OTHER)]
+    await scene.store.add(Changes({}, [], [a_message("disabled")]))
+    await scene.notifier.send_due("email")
+    assert len(mail.received) == 1
 
 
 async def test_a_contact_who_stops_wakes_only_its_own_messages(scene: Scene, mail: MailServer) -> None:

@@ -3,7 +3,7 @@
 All methods run in the caller's transaction.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -80,11 +80,14 @@ class ContactTable:
         changed = await connection.execute(statement.values(status=status, changed_at=now_ms))
         return changed.rowcount > 0
 
-    async def note_named(self, connection: AsyncConnection, named: Set[tuple[TenantKey, str]], now_ms: int) -> None:
+    async def note_named(
+        self, connection: AsyncConnection, is_named: Callable[[TenantKey, str], bool], now_ms: int
+    ) -> None:
         """Notes which contacts no webhook names, and deletes those that none has named for long. Keys the others."""
         await self._key(connection)
         rows = (await connection.execute(select(contacts))).mappings().all()
         found = {(_tenant(row), row["contact"]): row for row in rows}
+        named = {key for key in found if is_named(*key)}
         noted_rows = (await connection.execute(select(unnamed))).mappings().all()
         noted = {(_tenant(row), row["contact"]): row["unnamed_at"] for row in noted_rows}
         for key in found.keys() & noted.keys() - named:

@@ -6,7 +6,7 @@ worker is killed while it sends, the message is sent once more, and never a thir
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -194,16 +194,19 @@ class NotificationStore:
                 await wake(connection, tenant, lambda address: self._keyed(contact_of(address)) == contact, now_ms)
             return is_known
 
-    async def note_named(self, named: Set[tuple[TenantKey, str]]) -> None:
+    async def note_named(self, is_named: Callable[[TenantKey, str], bool]) -> None:
         """Notes which contacts no webhook names, and deletes those that none has named for 30 days.
 
         Contacts who stopped notifications are kept for a year, so that they are not asked again. Keys those that stay.
+
+        Args:
+            is_named: called with a tenant and the stored hash of an address.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
         async with self._writing(WITHIN_S) as connection:
-            await self._contacts.note_named(connection, named, int(self._clock() * 1000))
+            await self._contacts.note_named(connection, is_named, int(self._clock() * 1000))
 
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
