@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from email.errors import MessageError
 from functools import partial
-from typing import Final, NoReturn, Self, TypeVar
+from typing import Final, NoReturn, Self
 
 import structlog
 
@@ -55,8 +54,6 @@ NOTE_WITHIN_S: Final = 3600.0
 """Time after which that is given up: then the message is sent once more."""
 EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
-
-Answer = TypeVar("Answer")
 
 log = structlog.get_logger(__name__)
 
@@ -183,14 +180,8 @@ class Notifier:
         return sent
 
     async def _send_all(self, messages: Sequence[Message]) -> None:
-        """Sends messages at once, those of one webhook to one recipient in turn.
-
-        Waits for each of them, also if another one has a bug or the worker is stopped.
-        """
-        in_turn: defaultdict[tuple[TenantKey, str], list[Message]] = defaultdict(list)
-        for message in messages:
-            in_turn[message.tenant, message.recipient].append(message)
-        sending = [asyncio.create_task(self._send_in_turn(some), name="notification") for some in in_turn.values()]
+        """Sends messages at once. Waits for each of them, also if another one has a bug or the worker is stopped."""
+        sending = [asyncio.create_task(self._send_and_log(one), name="notification") for one in messages]
         try:
             await asyncio.wait(sending)
         except asyncio.CancelledError:
@@ -199,18 +190,23 @@ class Notifier:
         finally:
             await end(*sending)
 
-    async def _send_in_turn(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            try:
-                await self._send(message)
-            except DispatcherError as error:
-                log.warning("a notification's end was not noted; it may be sent again", problem=str(error)[:300])
-            except Exception:
-                metrics.ERRORS.labels("notifications").inc()
-                log.exception("a notification was not sent because of a bug; it is sent again", kind=message.kind)
+    async def _send_and_log(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except DispatcherError as error:
+            log.warning("a notification's end was not noted; it may be sent again", problem=str(error)[:300])
+        except Exception:
+            metrics.ERRORS.labels("notifications").inc()
+            log.exception("a notification was not sent because of a bug; it is sent again", kind=message.kind)
 
     async def _send(self, message: Message) -> None:
-        if not await self._is_wanted(message):
+        try:
+            is_wanted = await self._is_wanted(message)
+        except StoreUnavailable as error:  # sent later, it could be one that another worker has taken meanwhile
+            metrics.HISTORY_STORE_FAILURES.inc()
+            log.warning("a notification waits for the store", kind=message.kind, problem=str(error)[:300])
+            return await self._finish(message, "waiting", "the history store did not answer", AGAIN_S[0])
+        if not is_wanted:
             log.info("notification is not wanted any more", kind=message.kind, tenant=_shown(message.tenant))
             why = "the contact doesn't want it, or is no longer named"
             is_deleted = self._webhook_of(message.tenant) is None and not self._is_held(message.tenant)
@@ -227,7 +223,11 @@ class Notifier:
             await self._record(message)
 
     async def _is_wanted(self, message: Message) -> bool:
-        """Returns False for a message to a contact who has stopped notifications, or is no longer named."""
+        """Returns False for a message to a contact who has stopped notifications, or is no longer named.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
         is_to_contact = message.channel == "email" and message.tenant != OPERATOR
         if not is_to_contact or self._composer.links is None:
             return True
@@ -238,8 +238,7 @@ class Notifier:
             is_named = message.recipient in webhook.config.notify.emails
         if not is_named or message.kind == "confirm":
             return is_named
-        contacts = await _insist(partial(self._store.contacts_of, message.tenant))
-        known = contacts.get(self._composer.contact_of(message.recipient))
+        known = (await self._store.contacts_of(message.tenant)).get(self._composer.contact_of(message.recipient))
         return known is not None and known.status == "confirmed"
 
     def _webhook_of(self, tenant: TenantKey) -> Webhook | None:
@@ -302,8 +301,21 @@ class Notifier:
         again_in_s: float | None = None,
         instead: Sequence[Message] = (),
     ) -> None:
-        """Notes how sending a message ended, also if the database is away for a while: else it would be sent twice."""
-        await _insist(partial(self._store.finish, message, status, problem, again_in_s, instead))
+        """Notes how sending a message ended, also if the database is away for a while: else it would be sent twice.
+
+        Raises:
+            StoreUnavailable: the database was away for an hour.
+        """
+        backoff, give_up_at = Backoff(NOTE_FIRST_S, NOTE_LONGEST_S), time.monotonic() + NOTE_WITHIN_S
+        while True:
+            try:
+                return await self._store.finish(message, status, problem, again_in_s, instead)
+            except StoreUnavailable as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                log.warning("sending notifications waits for the store; kept trying", problem=str(error)[:300])
+                if time.monotonic() > give_up_at:
+                    raise
+            await backoff.wait()
 
     def _count_try(self, message: Message, result: str) -> None:
         metrics.NOTIFICATIONS.labels(message.channel, result).inc()
@@ -346,24 +358,6 @@ def _rendering() -> Iterator[None]:
     except (ValueError, LookupError, MessageError) as error:
         why = in_text(clean(str(error), 200))
         raise NotSent(f"can't be rendered: {type(error).__name__}: {why}", is_final=True) from None
-
-
-async def _insist(step: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Runs a step of the store again and again while the database is away.
-
-    Raises:
-        StoreUnavailable: the database was away for an hour.
-    """
-    backoff, give_up_at = Backoff(NOTE_FIRST_S, NOTE_LONGEST_S), time.monotonic() + NOTE_WITHIN_S
-    while True:
-        try:
-            return await step()
-        except StoreUnavailable as error:
-            metrics.HISTORY_STORE_FAILURES.inc()
-            log.warning("sending notifications waits for the store; kept trying", problem=str(error)[:300])
-            if time.monotonic() > give_up_at:
-                raise
-        await backoff.wait()
 
 
 _repeat = partial(

@@ -377,7 +377,8 @@ def a_message(*kinds: str, channel: Channel = "email", recipient: str = CONTACT)
 
 
 async def test_urgent_messages_are_sent_first(scene: Scene, mail: MailServer) -> None:
-    waiting = [a_message("failing") for _ in range(6)] + [a_message("failing", "disabled")]
+    waiting = [a_message("failing", recipient=f"c{number}@luma.example") for number in range(6)]
+    waiting.append(a_message("failing", "disabled"))
     await scene.store.add(Changes({}, [], waiting))
     first = await scene.store.claim(2, "email")
     assert [one.kinds for one in first] == [("failing", "disabled"), ("failing",)]

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from dispatcher.errors import StoreUnavailable
 from dispatcher.notifications import notifier
 from dispatcher.notifications.content import Content
 from dispatcher.stores.sql.notification_store import Changes, Message
@@ -78,6 +80,76 @@ async def test_a_late_note_does_not_end_what_another_worker_has_taken(scene: Sce
     await scene.store.finish(second, "sent")
     await scene.store.finish(first, "waiting", "451 later", 30)
     assert [one.status for one in await scene.desk.recent(orgs=None)] == ["sent"]
+
+
+async def test_no_message_is_sent_twice_while_a_slow_server_takes_several_in_turn(
+    scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To one recipient, each in the longest `smtp.timeout`, while another worker sends what it finds."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    kinds = ("first_dead", "failing", "expiring", "unstable")
+    await scene.store.add(Changes({}, [], [a_message(kind) for kind in kinds]))
+    other, take, is_slow = scene.new_notifier(), mail.handle_DATA, [True] * len(kinds)
+
+    async def take_slowly(server: SMTP, session: Session, envelope: Envelope) -> str:
+        if is_slow:
+            is_slow.pop()
+            scene.clock.now += 300
+            rest, is_slow[:] = is_slow[:], []
+            await other.send_due("email")
+            is_slow[:] = rest
+        return await take(server, session, envelope)
+
+    monkeypatch.setattr(mail, "handle_DATA", take_slowly)
+    await scene.notifier.send_due("email")
+    assert await statuses_of_notices(scene) == ["sent"] * len(kinds)
+    assert len(mail.received) == len(kinds)
+
+
+async def test_no_message_is_sent_late_by_a_worker_that_waited_for_the_database(
+    scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away when the contacts are read; meanwhile the claim expires."""
+    monkeypatch.setattr(notifier, "NOTE_FIRST_S", 0.2)
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.store.add(Changes({}, [], [a_message("failing")]))
+    await rename(scene, "history_contacts", "moved")
+    failures = store_failures()
+    sending = asyncio.create_task(scene.notifier.send_due("email"))
+    await until(lambda: store_failures() > failures or sending.done())
+    scene.clock.now += 600
+    await rename(scene, "moved", "history_contacts")
+    await scene.new_notifier().send_due("email")
+    await sending
+    await scene.work(600)
+    assert await statuses_of_notices(scene) == ["sent"]
+    assert len(mail.received) == 1
+
+
+async def test_a_worker_takes_nothing_from_its_sender_just_after_the_database_was_away(
+    scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender is about to note how sending ended; if it doesn't, the message is taken half a minute later."""
+    monkeypatch.setattr(notifier, "NOTE_FIRST_S", 2.0)
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.store.add(Changes({}, [], [a_message("failing")]))
+    other = scene.new_notifier()
+    async with database_away(scene, mail):
+        scene.clock.now += 600
+        with pytest.raises(StoreUnavailable):
+            await other.send_due("email")
+        await rename(scene, "moved", "history_messages")
+        await other.send_due("email")
+        await rename(scene, "history_messages", "moved")
+    assert await statuses_of_notices(scene) == ["sent"]
+    assert len(mail.received) == 1
+    await scene.store.add(Changes({}, [], [a_message("first_dead")]))
+    await scene.store.claim(1, "email")
+    scene.clock.now += 600
+    assert await other.send_due("email") == 1
 
 
 async def test_an_answer_of_any_bytes_can_be_noted(scene: Scene, mail: MailServer) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound
+from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.contacts import Contacts, ContactStatus, ContactTable, KnownContact
 from dispatcher.stores.sql.database import WRITE_WITHIN_S, Database
 from dispatcher.stores.sql.history_schema import PLAN_LOCK, messages, reported
@@ -27,6 +27,7 @@ from dispatcher.stores.sql.waiting_messages import (
     end_lost,
     end_message,
     is_last_hope,
+    line_of,
     make_way,
     replaced_problem,
     shown_recipient,
@@ -39,7 +40,10 @@ OPERATOR: Final = TenantKey("", "")
 KEEP_MS: Final = 30 * 86_400_000
 """Time for which sent and failed messages are listed."""
 SENDING_MS: Final = 420_000
-"""Time after which a message that is still being sent has lost its sender: more than the longest `smtp.timeout`."""
+"""Time after which a message that is still being sent has lost its sender: more than it takes to read whether the
+message is still wanted, and the longest `smtp.timeout`."""
+AFTER_OUTAGE_S: Final = 30.0
+"""Time after the database was away in which no message is taken from its sender, which may be about to note its end."""
 MAX_PAGE: Final = 200
 WITHIN_S: Final = 30.0
 _DELETED_AT_ONCE: Final = 5_000
@@ -109,6 +113,8 @@ class NotificationStore:
         self._clock = clock
         self._keyed = keyed
         self._contacts = ContactTable(keyed)
+        self._away_at = float("-inf")
+        """When a write failed last because the database was away."""
 
     @property
     def now(self) -> float:
@@ -143,10 +149,14 @@ class NotificationStore:
 
         The lock is taken before anything is read, so that no two workers decide or take the same.
         """
-        async with self._database.write(within_s) as connection:
-            if not self._database.is_postgresql:
-                await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
-            yield connection
+        try:
+            async with self._database.write(within_s) as connection:
+                if not self._database.is_postgresql:
+                    await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
+                yield connection
+        except StoreUnavailable:
+            self._away_at = self._clock()
+            raise
 
     async def _read(self, connection: AsyncConnection) -> Stored:
         memories = (await connection.execute(select(reported))).mappings().all()
@@ -211,7 +221,8 @@ class NotificationStore:
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
 
-        A message whose sender is gone is taken once more; after that its fate is unknown, and stays so.
+        Takes at most one to each recipient, so that no message waits for another one while its claim runs out. A
+        message whose sender is gone is taken once more; after that its fate is unknown, and stays so.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -220,16 +231,21 @@ class NotificationStore:
         is_due = (messages.c.next_at <= now_ms) & (messages.c.channel == channel)
         is_urgent = messages.c.kinds.contains(_URGENT)
         async with self._writing() as connection:
-            await end_lost(connection, is_due, now_ms)
+            statuses = ["waiting"]
+            if now_ms / 1000 - self._away_at >= AFTER_OUTAGE_S:
+                await end_lost(connection, is_due, now_ms)
+                statuses.append("sending")
             wanted = (
                 select(messages)
-                .where(is_due, messages.c.status.in_(("waiting", "sending")))
+                .where(is_due, messages.c.status.in_(statuses))
                 .order_by(is_urgent.desc(), messages.c.created_at, messages.c.next_at)
                 .limit(most)
                 .with_for_update(skip_locked=True)
             )
-            rows = (await connection.execute(wanted)).mappings().all()
-            for row in rows:
+            rows: dict[tuple[str, ...], RowMapping] = {}
+            for row in (await connection.execute(wanted)).mappings().all():
+                rows.setdefault(line_of(row), row)
+            for row in rows.values():
                 await connection.execute(
                     update(messages)
                     .where(messages.c.id == row["id"])
@@ -241,7 +257,7 @@ class NotificationStore:
                         changed_at=now_ms,
                     )
                 )
-        return [_message(row) for row in rows]
+        return [_message(row) for row in rows.values()]
 
     async def finish(
         self,

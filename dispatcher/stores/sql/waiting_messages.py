@@ -57,9 +57,9 @@ async def make_way(connection: AsyncConnection, added: Sequence[Mapping[str, Any
     waiting = select(messages).where(messages.c.status == "waiting", messages.c.kind == "notice")
     by_recipient: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for one in newer:  # an operational webhook gets a message for each kind
-        by_recipient[_line_of(one)].update(one["kinds"].split())
+        by_recipient[line_of(one)].update(one["kinds"].split())
     for row in (await connection.execute(waiting)).mappings().all():
-        kinds = by_recipient.get(_line_of(row))
+        kinds = by_recipient.get(line_of(row))
         if kinds is None:
             continue
         if _is_state_only(row) and kinds & _STATE_NEWS:
@@ -111,5 +111,6 @@ def _is_state_only(row: RowMapping) -> bool:
     return bool(row["org"] and row["kind"] == "notice" and kinds) and kinds <= _STATE_NEWS
 
 
-def _line_of(row: RowMapping | Mapping[str, Any]) -> tuple[str, ...]:
+def line_of(row: RowMapping | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what messages of one webhook to one recipient have in common."""
     return row["org"], row["sandbox"], row["channel"], row["recipient"]
