@@ -6,8 +6,10 @@ from typing import Final
 
 MASK: Final = "•••"
 _IN_ADDRESS: Final = r"[^\s@<>\"'(),;:]"
-_ADDRESS: Final = re.compile(rf"(?<!{_IN_ADDRESS})({_IN_ADDRESS}++)@({_IN_ADDRESS}+\.(?:(?!\.){_IN_ADDRESS})+)")
-"""Begins only at the start of a run of such characters and doesn't backtrack, so it reads a text once."""
+_NAME: Final = rf"(?:(?<!{_IN_ADDRESS})({_IN_ADDRESS}++)|\"([^\s\"]{{1,64}}+)\")"
+"""Begins only at the start of a run of such characters and doesn't backtrack, so it reads a text once. Mail quotes a
+name that begins or ends with a dot."""
+_ADDRESS: Final = re.compile(rf"{_NAME}@({_IN_ADDRESS}+\.(?:(?!\.){_IN_ADDRESS})+)")
 _NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
 
 
@@ -31,7 +33,7 @@ def contact_of(address: str) -> str:
 
 
 def _masked_address(match: re.Match[str]) -> str:
-    return f"{match[1][:1]}{MASK}@{match[2]}"
+    return f"{(match[1] or match[2])[:1]}{MASK}@{match[3]}"
 
 
 def _masked_number(match: re.Match[str]) -> str:

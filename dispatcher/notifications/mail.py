@@ -99,7 +99,8 @@ class MailSender:
         await client.connect()
         if self._settings.username is not None and password is not None:
             await client.login(self._settings.username, password)
-        await client.send_message(mail)
+        # By default it would take the addresses out of their quotes
+        await client.send_message(mail, sender=str(mail["From"]), recipients=[str(mail["To"])])
 
     def _credentials(self) -> tuple[ssl.SSLContext | None, str | None]:
         """Reads CA and password again, so that both can rotate."""

@@ -19,7 +19,10 @@ _PRODUCT: Final = "Feedback dispatcher"
 
 
 class VerbatimHeader:
-    """A field for programs, written on one line as it is: folding would break a long URL or id into encoded words."""
+    """A field for programs, written on one line as it is.
+
+    Folding would break a long URL or id into encoded words, and take an address out of its quotes.
+    """
 
     max_count = 1
     name: str
@@ -37,12 +40,18 @@ class VerbatimHeader:
 def _policy() -> "EmailPolicy[EmailMessage]":
     """Returns the policy of RFC 5321 with the fields that programs read."""
     registry = HeaderRegistry()
-    for name in ("Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post"):
+    for name in ("From", "To", "Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post"):
         registry.map_to_type(name, VerbatimHeader)  # type: ignore[arg-type]  # it is mixed into a BaseHeader
     return SMTP.clone(header_factory=registry)
 
 
 _POLICY: Final = _policy()
+
+
+def written(address: str) -> str:
+    """Returns an address as mail has it: with quotes if it has dots that aren't between other characters (RFC 5321)."""
+    name, _, host = address.rpartition("@")
+    return f'"{name}"@{host}' if "" in name.split(".") else address
 
 
 class MailRenderer:
@@ -62,11 +71,14 @@ class MailRenderer:
         """Returns the e-mail of a message. Repeats of one message have the same Message-ID.
 
         No header takes a line break: texts are cleaned, and the addresses were checked when the settings were read.
+
+        Raises:
+            ValueError: the recipient is no address.
         """
         host = self._sender.rpartition("@")[2]
         mail = EmailMessage(policy=_POLICY)
-        mail["From"] = Address(_PRODUCT, addr_spec=self._sender)
-        mail["To"] = Address(addr_spec=message.recipient)
+        mail["From"], mail["To"] = f"{_PRODUCT} <{written(self._sender)}>", written(message.recipient)
+        Address(addr_spec=mail["To"])  # raises if it is none
         mail["Subject"] = clean(content.title, MAX_SUBJECT)
         mail["Date"] = format_datetime(datetime.fromtimestamp(message.created_at, UTC))
         mail["Message-ID"] = f"<{message.id}@{host}>"

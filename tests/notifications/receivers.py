@@ -47,6 +47,8 @@ class MailServer:
     answers: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     logins: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    """Addresses of sender and recipients as the client wrote them."""
     hold: asyncio.Event | None = None
     """If it is set, messages are answered only after it."""
 
@@ -90,7 +92,7 @@ async def mail_server(
             return made()
 
     def made() -> SMTP:
-        return SMTP(
+        return Server(
             handler,
             hostname="localhost",
             tls_context=None if implicit else context,
@@ -99,6 +101,15 @@ async def mail_server(
             auth_require_tls=not implicit,
             authenticator=handler.authenticate,
         )
+
+    class Server(SMTP):
+        async def smtp_MAIL(self, arg: str | None) -> None:
+            handler.paths.append(str(arg).removeprefix("FROM:").partition(" ")[0])
+            await super().smtp_MAIL(arg)
+
+        async def smtp_RCPT(self, arg: str | None) -> None:
+            handler.paths.append(str(arg).removeprefix("TO:").partition(" ")[0])
+            await super().smtp_RCPT(arg)
 
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, ssl=context if implicit else None)
     handler.port = server.sockets[0].getsockname()[1]
