@@ -74,9 +74,12 @@ class HeldAssignment:
     left: HeldStart | None = None
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
     source: "tuple[object, ...] | None" = None
-    """Where the log was read from when it was checked last: the leader and the connection to it."""
+    """Where the log was read from when it was checked last: the leader and the connection to it. None: check it now,
+    because it didn't have the position."""
     is_orphan: bool = False
     """Its log is gone: its events in flight are finished here, since no other reader will ever have them."""
+    removed_before: int = 0
+    """Offset before which retention has removed every record, as far as is known."""
     unanswered_at: float = 0.0
     """Loop time at which Kafka last didn't answer what has to be known before it is read; 0 if it answered."""
 
@@ -89,6 +92,15 @@ class HeldAssignment:
             self.directory = (start.directory.end, start.directory_at)
             self.directory_due = start.directory.end + DIRECTORY_EVERY
         return self.state
+
+    def remove_before(self, start: int) -> int:
+        """Passes over what retention has removed, see `HeldPartition.remove_before`. Keeps what is buffered of it."""
+        if self.state is None or (self.buffer and self.buffer[0].offset < start):
+            return start
+        if self.left is not None and self.left.log_start is not None:
+            self.left = replace(self.left, log_start=max(self.left.log_start, start))
+        self.removed_before, self.is_dirty = start, True
+        return self.state.remove_before(start)
 
     @property
     def fingerprint(self) -> Fingerprint | None:

@@ -30,7 +30,7 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_processing import HeldProcessor, IsHeld
 from dispatcher.kafka.held_start import HeldStart, bounds_of, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
-from dispatcher.kafka.log_check import report_cut_off, report_kept
+from dispatcher.kafka.log_check import report_cut_off, report_kept, report_removed
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
@@ -257,21 +257,26 @@ class HeldEvents:
         self.notice()  # tenants that the directory names may be released
 
     async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
-        """Checks whether the log was replaced. Another leader, or another connection to it, may have another log."""
-        source = client.source_of(one.tp)
+        """Checks whether the log was replaced, and passes over what retention has removed of it.
+
+        Another leader, or another connection to it, may have another log, as may one that hasn't got the position.
+        """
+        source, was_out_of_range = client.source_of(one.tp), one.source is None
         bounds = await bounds_of(client, one.tp)
-        if one.left is None or await is_same_log(
-            client, one.tp, replace(one.left, fingerprint=one.fingerprint), bounds
+        is_cut_off = was_out_of_range and state.cursor > bounds.end
+        if not is_cut_off and (
+            one.left is None
+            or await is_same_log(client, one.tp, replace(one.left, fingerprint=one.fingerprint), bounds)
         ):
+            if (first := one.remove_before(bounds.start)) < bounds.start:
+                report_removed(
+                    self.session.problems, self.group_id, one.tp, first, bounds.start, bounds.start - first
+                )  # fmt: skip
             client.seek(one.tp, one.buffer[-1].offset + 1 if one.buffer else state.cursor)
             one.source = source
-        else:
-            self._begin_again(client, [one])
-
-    def _begin_again(self, client: GroupClient, partitions: list[HeldAssignment]) -> None:
-        """Looks up the positions of partitions again: their logs are others, or retention has passed the positions."""
-        self._keep(partitions)
-        self._add(one.tp for one in partitions if one.tp in client.assignment())
+        else:  # what was read of the other log is finished here
+            self._keep([one])
+            self._add({one.tp} & client.assignment())
 
     # Reading
 
@@ -281,8 +286,10 @@ class HeldEvents:
         try:
             await self._fetch(client)
         except OffsetOutOfRangeError as error:  # the log is another one, or retention has passed the position
-            log.warning("looking up the positions of held events again", error=type(error).__name__)
-            self._begin_again(client, [one for tp, one in self._assigned.items() if tp in error.args[0]])
+            for tp in error.args[0]:
+                if tp in self._assigned:
+                    log.info("a log of held events is checked: it lacks the position", partition=tp.partition)
+                    self._assigned[tp].source = None
             await asyncio.sleep(FIRST_REPEAT_S)
         except IllegalStateError:
             log.info("partition was revoked while its position was looked up", group=self.group_id)

@@ -34,7 +34,8 @@ class _Tenant:
     reading: int
     """Number of the reading that has passed over none of its events from `next` on."""
     events: int = 0
-    """Events that were seen and are not finished. After a restart it may be too high until none is left."""
+    """Events that were seen and are not finished. After a restart, or after retention has removed some, it may be too
+    high until none is left."""
     released: bool = False
     is_due: bool = False
     """Its next event has reached the age limit, as far as is known."""
@@ -185,6 +186,20 @@ class HeldPartition:
         """Moves past a record that isn't an event."""
         self._pass(offset)
         self.seen_to = max(self.seen_to, offset + 1)
+
+    def remove_before(self, start: int) -> int:
+        """Passes over what retention has removed: the log now begins at `start`. Events in flight go on.
+
+        Returns the lowest offset of an event that was to be read or begun, and is gone; `start` if there is none.
+        """
+        unbegun = [tenant for tenant in self._tenants.values() if tenant.next <= tenant.last and tenant.next < start]
+        first = min([self.seen_to, start, *(tenant.next for tenant in unbegun)])
+        for tenant in unbegun:
+            tenant.move_to(start)
+        self.seen_to = max(self.seen_to, start)
+        if self.cursor < start:
+            self._move_to(start)
+        return first
 
     def next_seek(self, now: float) -> int | None:
         """Returns the offset to continue reading at, or None for the cursor. To be called after each batch."""

@@ -112,7 +112,7 @@ class HeldProcessor:
     async def _process_once(
         self, one: HeldAssignment, record: "ConsumerRecord[bytes, bytes]", attempt: ProcessingAttempt
     ) -> None:
-        """Processes the record. If it has to wait again and its log is gone, writes it to the new one.
+        """Processes the record. If it has to wait again and its log has lost it, writes it again.
 
         Raises:
             StillHeld: it has to wait, and stays in its log.
@@ -120,6 +120,6 @@ class HeldProcessor:
         try:
             await self._process(record, attempt)
         except StillHeld:
-            if not one.is_orphan:
+            if not one.is_orphan and record.offset >= one.removed_before:
                 raise
             await self._topic.write_again(record)

@@ -207,7 +207,7 @@ class HeldTopic:
         await self._producer.write(self.topic, record.key, record.value, headers, "retry")
 
     async def write_again(self, record: Record) -> None:
-        """Writes a held record again as it is, after the log that held it is gone.
+        """Writes a held record again as it is, after its log has lost it.
 
         Raises:
             NotWritten: the broker has not acknowledged it.

@@ -94,6 +94,9 @@ class Bench:
             TOPIC, bytes([partition]), snapshot.encode(), [("feedback-held-snapshot", b"1")]
         ).offset
 
+    async def write_again(self, record: Record) -> None:
+        self.hold(1)
+
     async def _process(self, record: Record, attempt: ProcessingAttempt) -> Outcome:
         await asyncio.sleep(self.wait_s)
         if self.waits:
@@ -627,6 +630,78 @@ async def test_a_position_that_is_out_of_range_concerns_its_partition_only() -> 
 
     assert bench.reader._assigned[other].state is state
     assert sorted(bench.sent) == [0, 1, 2, 3, 4, 8, 9]
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("moved", [False, True])
+async def test_retention_repeats_no_event_that_is_in_flight_and_passes_over_what_is_gone(*, moved: bool) -> None:
+    """Also if the partition has another leader at the same time."""
+    bench, before = Bench(), resets()
+    lost = metrics.RECORDS_REMOVED_UNREAD.labels(TOPIC)._value.get()
+    bench.hold(10)
+    bench.hold(5, tenant=OTHER)
+    bench.wait_s = 8.0
+    task = await bench.start()
+    assert bench.reader._processor.in_flight == 5
+    bench.broker.remove_before(ONE, 4)
+    bench.broker.sources[ONE] += moved
+    with capture_logs() as lines:
+        bench.release()
+        for _ in range(8):
+            bench.reader.heard(bench.now())
+            await asyncio.sleep(5)
+
+    assert sorted(bench.sent) == list(range(4, 15))
+    assert bench.reasons() == {KafkaReason.RECORDS_EXPIRED}
+    assert metrics.RECORDS_REMOVED_UNREAD.labels(TOPIC)._value.get() == lost + 4
+    assert not [line for line in lines if "is gone" in line["event"]]
+    assert resets() == before
+    assert bench.group.covers(ONE)[0] >= 15
+    assert (state := bench.reader._assigned[ONE].state) is not None
+    assert state.events == 0
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_an_event_in_flight_that_has_to_wait_again_and_that_retention_has_removed_is_written_again() -> None:
+    bench = Bench()
+    bench.hold(5)
+    bench.held.clear()
+    bench.wait_s = 8.0
+    bench.waits.append(StillHeld("its lane waits", 2.0))
+    task = await bench.start()
+    bench.hold(10)
+    bench.broker.remove_before(ONE, 10)
+    for _ in range(16):
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(5)
+
+    assert len([offset for offset in bench.sent if offset < 5]) == 4
+    assert sorted(bench.sent)[4:] == list(range(10, 16))
+    assert bench.group.covers(ONE)[0] == 16
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_retention_past_everything_in_flight_is_noted_and_reading_goes_on() -> None:
+    bench, before = Bench(), resets()
+    bench.hold(5)
+    bench.held.clear()
+    bench.wait_s = 8.0
+    task = await bench.start()
+    bench.hold(10)
+    bench.broker.remove_before(ONE, 10)
+    with capture_logs() as lines:
+        for _ in range(6):
+            bench.reader.heard(bench.now())
+            await asyncio.sleep(5)
+
+    assert sorted(bench.sent) == [0, 1, 2, 3, 4, *range(10, 15)]
+    assert not [line for line in lines if "is gone" in line["event"]]
+    assert bench.reasons() == {KafkaReason.RECORDS_EXPIRED}
+    assert resets() == before
+    assert bench.group.covers(ONE)[0] == 15
     await bench.stop(task)
 
 
