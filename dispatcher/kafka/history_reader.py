@@ -3,6 +3,9 @@
 A position is committed after its records are stored, and kept in the store, too: what the store lacks is read again,
 although it was committed when another store had it. A store that is away is waited for, with the membership kept
 alive; records that can't be read are counted and passed over. Repeats are the store's business: it knows its entries.
+
+A commit's metadata names the last record before the position, see `commit_metadata`. At the start, and after everything
+that could have replaced the log, that record is read again and compared: another log is read from its start.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -19,10 +22,13 @@ from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.contract.records import place_of
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
+from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encode_metadata
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
 from dispatcher.kafka.group_coordinator import DispatcherAssignor
 from dispatcher.kafka.groups import history_group
+from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff
@@ -63,6 +69,12 @@ class HistoryReader:
         self._stored: dict[TopicAndPartition, int] = {}
         self._passed_over: dict[TopicPartition, int] = {}
         """Offsets after records that can't be decoded, until the positions have moved past them."""
+        self._last: dict[TopicPartition, Fingerprint] = {}
+        """The last stored record of each partition: it identifies the log."""
+        self._compared: dict[TopicPartition, int] = {}
+        """Partitions whose last record is read again, and the offset to go on at if it is still there."""
+        self._metadata_bytes = MAX_METADATA_BYTES
+        """The longest metadata that the broker is known to accept."""
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
@@ -124,16 +136,22 @@ class HistoryReader:
     async def _poll(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         loop = asyncio.get_running_loop()
         heard_at = loop.time()
+        sources = LogSources(consumer)
         while True:
             raise_if_fetching_ended(consumer)
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
             if _assignment_of(consumer) is not self._assignment:
                 await self._begin(consumer)  # what was polled is read again
-            elif polled or self._passed_over:
-                ends = self._passed_over | {tp: records[-1].offset + 1 for tp, records in polled.items()}
+                continue
+            known = self._of_known_logs(consumer, polled, sources.changed(consumer.assignment()))
+            if known or self._passed_over:
+                ends = self._passed_over | {tp: records[-1].offset + 1 for tp, records in known.items()}
                 self._passed_over = {}
-                await self._store(polled, ends)
+                await self._store(known, ends)
+                self._last |= {tp: Fingerprint.of(records[-1]) for tp, records in known.items()}
                 await self._commit(consumer, ends)
+                heard_at = loop.time()
+            elif polled:
                 heard_at = loop.time()
             elif loop.time() - heard_at > SILENCE_S:
                 if not await _answers(consumer):
@@ -147,12 +165,49 @@ class HistoryReader:
         assignment = _assignment_of(consumer)
         stored = await self._until_available(self._positions)
         async with asyncio.timeout(COMMIT_S):  # aiokafka waits for a coordinator for ever
-            starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
+            committed = await consumer._coordinator.fetch_committed_offsets(list(assignment.tps))  # noqa: SLF001
         if not assignment.active:
             return  # a rebalance happened meanwhile
-        for tp, start in starts.items():
-            consumer.seek(tp, start)
+        self._last, self._compared = {}, {}
+        for tp in assignment.tps:
+            state = committed.get(tp)
+            start = stored.start(tp, None if state is None else state.offset)
+            fingerprint = None if state is None else decode_metadata(state.offset, state.metadata or "").fingerprint
+            if fingerprint is None:
+                consumer.seek(tp, start)
+            else:
+                self._last[tp] = fingerprint
+                self._compare(consumer, tp, start)
         self._stored, self._assignment, self._passed_over = dict(stored.next), assignment, {}
+
+    def _compare(self, consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition, go_on_at: int) -> None:
+        """Reads the last stored record of a partition again: if another one is there, the log is another one."""
+        self._compared.setdefault(tp, go_on_at)
+        consumer.seek(tp, self._last[tp].offset)
+
+    def _of_known_logs(
+        self,
+        consumer: "AIOKafkaConsumer[bytes, bytes]",
+        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
+        suspects: Sequence[TopicPartition],
+    ) -> "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]":
+        """Returns the records of logs that are known to be the ones read before. The others are read again later."""
+        compared = [tp for tp in suspects if tp in self._last]
+        for tp in compared:
+            self._compare(consumer, tp, self._last[tp].offset + 1)
+        for tp, (first, *_) in polled.items():
+            if tp not in self._compared or tp in compared:
+                continue
+            compared.append(tp)
+            go_on_at = self._compared.pop(tp)
+            if Fingerprint.of(first) == self._last[tp]:
+                consumer.seek(tp, go_on_at)
+            else:
+                del self._last[tp]
+                place = f"{tp.topic}/{tp.partition}"
+                log.warning("history is read from the log's start: its last stored record is gone", partition=place)
+                consumer.seek(tp, 0)
+        return {tp: records for tp, records in polled.items() if tp not in compared}
 
     def _note_passed_over(self, tp: TopicPartition, first: int, end: int) -> None:
         metrics.HISTORY_STORED.labels("unreadable").inc(end - first)
@@ -204,14 +259,22 @@ class HistoryReader:
             await backoff.wait()
 
     async def _commit(self, consumer: "AIOKafkaConsumer[bytes, bytes]", offsets: Mapping[TopicPartition, int]) -> None:
+        states = {tp: (end, self._metadata(tp, end)) for tp, end in offsets.items()}
         try:
             async with asyncio.timeout(COMMIT_S):
-                await consumer.commit(dict(offsets))
+                await consumer.commit(states)
+        except OffsetMetadataTooLargeError as error:
+            metrics.COMMIT_FAILURES.inc()
+            log.warning("history: commit without metadata from now on", error=type(error).__name__)
+            self._metadata_bytes = 0
         except (CommitFailedError, IllegalStateError) as error:
             log.info("history: commit came too late, the next owner repeats", detail=str(error)[:256])
         except (KafkaError, OSError, TimeoutError) as error:
             metrics.COMMIT_FAILURES.inc()
             log.warning("history: commit failed", error=type(error).__name__, detail=str(error)[:256])
+
+    def _metadata(self, tp: TopicPartition, end: int) -> str:
+        return encode_metadata(OffsetTracker(end), self._last.get(tp), self._metadata_bytes)
 
     def _measure(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         self.lag = lag_of(consumer)

@@ -8,15 +8,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.client import ConnectionGroup
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.kafka.fetch_gaps import FetchGaps
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks, leader_of
+from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.throttling import is_throttled
 from dispatcher.telemetry import metrics
@@ -86,12 +85,9 @@ class GroupClient:
 
     def __init__(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         self._consumer = consumer
-        self._moves: dict[TopicPartition, int] = {}
-        """How often each partition was seen without a leader, or not at all."""
+        self._sources = LogSources(consumer)
         self._deleted: tuple[object, set[str]] = (None, set())
         """An assignment, and those of its topics that were seen without one of its partitions."""
-        self._gaps = FetchGaps()
-        consumer._client.send = self._gaps.watching(consumer._client.send)  # noqa: SLF001
         self._revived_at = -math.inf
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
@@ -205,10 +201,7 @@ class GroupClient:
 
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
         """Returns a value that changes whenever the partition's log may have been replaced."""
-        client = self._consumer._client  # noqa: SLF001
-        leader = leader_of(self._consumer, tp)
-        connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
-        return leader, connection, self._moves.get(tp, 0), self._gaps.count(tp)
+        return self._sources.of(tp)
 
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""
@@ -238,19 +231,14 @@ class GroupClient:
             coordinator._coordination_task = asyncio.create_task(coordinator.coordinate_again())  # noqa: SLF001
 
     def _metadata_changed(self, cluster: Any) -> None:
-        """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records.
-
-        Also notes deleted topics. A topic that may not be described is missing from the metadata, but not deleted.
-        """
+        """Notes deleted topics. A topic that may not be described is missing from the metadata, but not deleted."""
         assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
         if assignment is not self._deleted[0]:
             self._deleted = assignment, set()
         for tp in self._consumer.assignment():
-            if leader_of(self._consumer, tp) is None:
-                self._moves[tp] = self._moves.get(tp, 0) + 1
-                known = cluster.partitions_for_topic(tp.topic) or ()
-                if tp.partition not in known and tp.topic not in cluster.unauthorized_topics:
-                    self._deleted[1].add(tp.topic)
+            known = cluster.partitions_for_topic(tp.topic) or ()
+            if tp.partition not in known and tp.topic not in cluster.unauthorized_topics:
+                self._deleted[1].add(tp.topic)
 
 
 JoinGroup = Callable[[Assignments], Coroutine[object, object, GroupClient]]

@@ -6,19 +6,26 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
+from dispatcher.contract.records import Record
 from dispatcher.errors import StoreUnavailable
 from dispatcher.history.worker import HistoryWorker
+from dispatcher.kafka import history_reader
+from dispatcher.kafka.commit_metadata import Fingerprint
 from dispatcher.kafka.history_reader import HistoryReader, lag_of
+from dispatcher.kafka.log_sources import LogSources
 from dispatcher.telemetry import metrics
 from tests.conftest import Broker
 from tests.integration.harness import until
@@ -108,6 +115,80 @@ async def test_a_worker_that_can_not_read_or_store_shows_it_in_a_metric(kafka: B
         await until(lambda: not is_reading(), "the store that is away")
         fails = False
         await until(is_reading, "the store that is back")
+
+
+class Stored:
+    """A store in memory: the ids of its entries, and the positions."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.positions: dict[TopicAndPartition, int] = {}
+
+    async def write(self, records: Sequence[HistoryRecord], moves: Mapping[TopicAndPartition, Move]) -> None:
+        for place, move in moves.items():
+            assert self.positions.get(place) == move.before
+            self.positions[place] = move.after
+        self.ids += [entry.webhook_id or "" for record in records for entry in record.entries]
+
+    async def stored_positions(self) -> StoredPositions:
+        return StoredPositions(dict(self.positions))
+
+    def has(self, first: int, count: int) -> bool:
+        return {f"msg_{number}" for number in range(first, first + count)} <= set(self.ids)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_log_is_compared_before_it_is_read_on(
+    kafka: Broker, monkeypatch: pytest.MonkeyPatch, *, is_running: bool, is_replaced: bool
+) -> None:
+    """It was lost and has grown past the position. While it is read, a gap in the fetches is the only sign of that."""
+    group_id = f"compared{is_running}{is_replaced}"
+    settings, topic, stored = settings_for(kafka, group_id), f"{group_id}.history", Stored()
+    await topics.create_topic(kafka.bootstrap_servers, topic, partitions=PARTITIONS)
+    await produce(kafka, topic, 0, 10)
+    fingerprint, source, gaps, lost = Fingerprint.of, LogSources.of, 0, False
+
+    def fingerprint_in_this_log(record: Record) -> Fingerprint:
+        found = fingerprint(record)
+        return replace(found, checksum=found.checksum ^ lost)
+
+    monkeypatch.setattr(LogSources, "of", lambda sources, tp: (*source(sources, tp), gaps))
+    monkeypatch.setattr(Fingerprint, "of", fingerprint_in_this_log)
+    async with contextlib.AsyncExitStack() as run:
+        reader = HistoryReader(settings, topic, stored.write, stored.stored_positions)
+        await run.enter_async_context(running(reader))
+        await until(lambda: stored.has(0, 10) and reader.lag == 0, "the old records")
+        if not is_running:
+            await run.aclose()
+            reader = HistoryReader(settings, topic, stored.write, stored.stored_positions)
+        gaps, lost = 1, is_replaced
+        await produce(kafka, topic, 10, 4)
+        if not is_running:
+            await run.enter_async_context(running(reader))
+        await until(lambda: stored.has(10, 4) and reader.lag == 0, "the new records")
+    assert sorted(set(stored.ids)) == sorted(f"msg_{number}" for number in range(14))
+    assert len(stored.ids) == (24 if is_replaced else 14)
+    assert stored.positions == {(topic, number): 7 for number in range(PARTITIONS)}
+
+
+async def test_positions_of_many_partitions_are_requested_at_once(
+    kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow coordinator answered for one after the other for longer than the answer is waited for."""
+    settings, topic, stored = settings_for(kafka, "many"), "many.history", Stored()
+    await topics.create_topic(kafka.bootstrap_servers, topic, partitions=8)
+    await produce(kafka, topic, 0, 4)
+    fetch = GroupCoordinator._do_fetch_commit_offsets
+
+    async def slowly(coordinator: GroupCoordinator, partitions: Any) -> Any:
+        await asyncio.sleep(1.0)
+        return await fetch(coordinator, partitions)
+
+    monkeypatch.setattr(GroupCoordinator, "_do_fetch_commit_offsets", slowly)
+    monkeypatch.setattr(history_reader, "COMMIT_S", 4.0)
+    async with running(HistoryReader(settings, topic, stored.write, stored.stored_positions)):
+        await until(lambda: stored.has(0, 4), "the records", 30)
 
 
 async def test_a_process_without_a_worker_is_not_taken_for_one_that_can_not_read() -> None:

@@ -126,9 +126,8 @@ async def test_positions_are_awaited_for_a_limited_time(broker: ApacheKafka, mon
     """While the group's coordinator is away, aiokafka asks for it for ever, and the worker would claim to store."""
     monkeypatch.setattr(history_reader, "COMMIT_S", 0.1)
 
-    async def never(_tp: TopicPartition) -> int:
+    async def never(_tps: Sequence[TopicPartition]) -> None:
         await asyncio.Event().wait()
-        return 0
 
     async def write(_records: Sequence[HistoryRecord], _moves: Mapping[TopicAndPartition, Move]) -> None:
         pass
@@ -138,7 +137,9 @@ async def test_positions_are_awaited_for_a_limited_time(broker: ApacheKafka, mon
 
     assignment = SimpleNamespace(tps={TopicPartition(TOPIC, 0)}, active=True)
     subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
-    consumer: Any = SimpleNamespace(_subscription=subscription, committed=never)
+    consumer: Any = SimpleNamespace(
+        _subscription=subscription, _coordinator=SimpleNamespace(fetch_committed_offsets=never)
+    )
     reader = HistoryReader(settings_for(broker).kafka, TOPIC, write, no_positions)
     beginning = asyncio.create_task(reader._begin(consumer))
     done, _ = await asyncio.wait([beginning], timeout=20)

@@ -1,7 +1,7 @@
 """Offsets of several logs: one without an answer costs the others nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ class Consumer:
     def __init__(self) -> None:
         self.leaders: dict[TopicPartition, int | None] = {P0: 1, P1: 1, P2: 2, P3: 2}
         self.silent: set[TopicPartition] = set()
+        self._listeners: list[Callable[[Consumer], None]] = []
         self.asked: list[set[TopicPartition]] = []
         self._client = SimpleNamespace(
             cluster=self, _conns={}, force_metadata_update=self._look_again, send=self.assignment
@@ -59,8 +60,12 @@ class Consumer:
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         return self.partitions.get(topic)
 
-    def add_listener(self, _: object) -> None:
-        """Never calls it."""
+    def add_listener(self, listener: Callable[["Consumer"], None]) -> None:
+        self._listeners.append(listener)
+
+    def update_metadata(self) -> None:
+        for listener in self._listeners:
+            listener(self)
 
     def assignment(self) -> set[TopicPartition]:
         return set(EVERY)
@@ -151,7 +156,7 @@ async def test_bounds_are_of_the_partitions_that_answer_and_only_those_without_a
     client = GroupClient(cast(Any, consumer))
     before = {tp: client.source_of(tp) for tp in EVERY}
     consumer.leaders[P3] = -1
-    client._metadata_changed(consumer)
+    consumer.update_metadata()
     assert not client.was_deleted(P3.topic)
     assert {tp for tp in EVERY if client.source_of(tp) != before[tp]} == {P3}
     assert {tp: (one.start, one.end) for tp, one in (await client.bounds(EVERY)).items()} == {
@@ -205,14 +210,14 @@ def test_a_topic_that_lost_a_partition_was_deleted_until_it_is_assigned_again(
     consumer.partitions[P3.topic] = left
     consumer.leaders |= {tp: None for tp in EVERY if tp.partition not in left}
     consumer.unauthorized_topics = set() if is_authorized else {P3.topic}
-    client._metadata_changed(consumer)
+    consumer.update_metadata()
     consumer.partitions[P3.topic] = {0, 1, 2, 3}
-    client._metadata_changed(consumer)
+    consumer.update_metadata()
     assert client.was_deleted(P3.topic) is was_deleted
 
     consumer._subscription.subscription.assignment = object()
     assert not client.was_deleted(P3.topic)
-    client._metadata_changed(consumer)
+    consumer.update_metadata()
     assert not client.was_deleted(P3.topic)
 
 
