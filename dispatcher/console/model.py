@@ -243,6 +243,8 @@ class DeadEventModel(ApiValue):
     """Whether a redrive has sent the event again."""
     origin: ApiOrigin
     campaign_id: str | None = None
+    can_be_sent: bool = True
+    """false if a redrive leaves the event: it can't be read, is too large, or only a part of it is kept."""
 
     @property
     def tenant(self) -> TenantKey | None:
@@ -265,8 +267,8 @@ class DeadQuery:
     until: float | None = None
     redriven: bool | None = False
     """None: both."""
-    readable: bool = False
-    """Only those that can be read as events: a redrive leaves the others."""
+    sendable: bool = False
+    """Only those that a redrive can send."""
     before: str | None = None
     limit: int = 50
 
@@ -278,7 +280,9 @@ class DeadPage:
     """How many of the kept events match."""
     next: str | None
     by_tenant: Mapping[TenantKey, int] = field(default_factory=dict)
-    """How many of the kept events of each tenant match; unreadable records have no tenant."""
+    """How many of the kept events of each tenant match; some unreadable records have no tenant."""
+    sendable: Mapping[TenantKey, int] = field(default_factory=dict)
+    """How many of those a redrive can send."""
     is_complete: bool = True
     """False if the topic holds more than is kept, or is still being read."""
 
@@ -309,6 +313,10 @@ class RedriveModel(ApiValue):
     """Selected, but no longer in the dead-letter topic, or in the topic of events."""
     unreadable: int = 0
     """Selected, but not sent: they still can't be read as events."""
+    truncated: int = 0
+    """Selected, but not sent: only a part of them is kept."""
+    too_large: int = 0
+    """Not sent: the retry topic accepts no record of their size."""
     state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
     """`waiting`: queued behind other redrives."""
     problem: str = ""

@@ -123,6 +123,19 @@ class DeadEvent:
         tenant = _tenant_in_headers(record) if event is None else event.tenant
         return cls(record, tenant, retry_state.reason, record.timestamp / 1000, retry_state, event)
 
+    @property
+    def is_truncated(self) -> bool:
+        """True if the dead letter carries only a part of the event."""
+        return is_truncated(self.record.headers)
+
+    def is_readable(self, max_record_bytes: float) -> bool:
+        """Returns True if the dispatcher can read the event: it accepts values of at most `max_record_bytes`."""
+        return self.event is not None and len(self.record.value or b"") <= max_record_bytes
+
+    def can_be_sent(self, max_record_bytes: float) -> bool:
+        """Returns True if a redrive sends the event; it leaves the others where they are."""
+        return self.is_readable(max_record_bytes) and not self.is_truncated
+
 
 def is_mark(record: Record) -> bool:
     """Returns True if a record of the dead-letter topic is a mark and not a dead event."""
@@ -220,16 +233,13 @@ class Redrive:
             events = [DeadEvent.of(record) for record in records if not is_mark(record)]
             selected = [dead for dead in events if self._selection.includes(dead)]
             fresh = [dead for dead in selected if not self._was_redriven(dead.record)]
-            whole = [dead for dead in fresh if not is_truncated(dead.record.headers)]
+            whole = [dead for dead in fresh if not dead.is_truncated]
             self.tally.already += len(selected) - len(fresh)
             self.tally.truncated += len(fresh) - len(whole)
-            readable = [dead for dead in whole if self._is_readable(dead)]
+            readable = [dead for dead in whole if dead.is_readable(self._max_record_bytes)]
             self.tally.unreadable += len(whole) - len(readable)
             if readable:
                 yield readable
-
-    def _is_readable(self, dead: DeadEvent) -> bool:
-        return dead.event is not None and len(dead.record.value or b"") <= self._max_record_bytes
 
     def _was_redriven(self, record: Record) -> bool:
         return record.offset in self._redriven[record.topic, record.partition]

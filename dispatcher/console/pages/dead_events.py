@@ -152,6 +152,8 @@ class RedriveChoice:
 
     sent: list[RedriveGroup]
     left_out: list[RedriveGroup]
+    unsendable: int = 0
+    """Events that match and that no redrive can send; they are in no group."""
     is_cut: bool = False
     """True if more groups than `MAX_GROUPS` could be sent: the largest ones are."""
 
@@ -170,6 +172,8 @@ class RedriveChoice:
             return ""
         if self.left_out:
             return " ".join(f"{group.tenant}: {group.refusal}." for group in self.left_out[:MAX_GROUPS])
+        if self.unsendable:
+            return "None of these events can be sent again: they are unreadable, too large, or only a part is kept."
         return "Select the events to send again, or choose all that match."
 
 
@@ -298,15 +302,17 @@ class DeadEventsPages:
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MAX_CHOSEN]
         groups = list(_by_tenant(services.dead_events.get(one, orgs=person.orgs) for one in ids))
         webhooks = await services.webhooks.list_tenants([group.tenant for group in groups], orgs=person.orgs)
-        return _choice_of(groups, webhooks)
+        unsendable = len(ids) - sum(group.events for group in groups)
+        return replace(_choice_of(groups, webhooks), unsendable=unsendable)
 
 
 def _whole(page: DeadPage, webhooks: Mapping[TenantKey, ListedWebhook], wanted: DeadEventFilter) -> RedriveChoice:
     """Returns all that match, the largest groups first; nothing if events are shown that were sent again already."""
-    found = {} if wanted.shows_sent_again else page.by_tenant
+    found = {} if wanted.shows_sent_again else page.sendable
     groups = [RedriveGroup(tenant, events, (), not page.is_complete) for tenant, events in found.items()]
     choice = _choice_of(sorted(groups, key=lambda group: (-group.events, group.tenant)), webhooks)
-    return replace(choice, sent=choice.sent[:MAX_GROUPS], is_cut=len(choice.sent) > MAX_GROUPS)
+    unsendable = 0 if wanted.shows_sent_again else page.total - sum(found.values())
+    return replace(choice, sent=choice.sent[:MAX_GROUPS], unsendable=unsendable, is_cut=len(choice.sent) > MAX_GROUPS)
 
 
 def _choice_of(groups: Iterable[RedriveGroup], webhooks: Mapping[TenantKey, ListedWebhook]) -> RedriveChoice:
@@ -318,7 +324,7 @@ def _choice_of(groups: Iterable[RedriveGroup], webhooks: Mapping[TenantKey, List
 def _by_tenant(dead_events: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:
     found: defaultdict[TenantKey, list[str]] = defaultdict(list)
     for dead_event in dead_events:
-        if dead_event.tenant is not None:
+        if dead_event.tenant is not None and dead_event.can_be_sent:
             found[dead_event.tenant].append(dead_event.id)
     return (RedriveGroup(tenant, len(ids), tuple(ids)) for tenant, ids in sorted(found.items()))
 

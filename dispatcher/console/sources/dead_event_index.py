@@ -1,5 +1,6 @@
 """In-memory index of dead letters, for search. Pure. Contains personal data: recipients' addresses."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,9 @@ class _IndexedEvent:
 class DeadEventIndex:
     """The newest dead events, and which of them were sent again by a redrive."""
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
+    def __init__(self, most: int = MOST_KEPT, max_record_bytes: float = math.inf) -> None:
+        """Creates an empty index of at most `most` events; a redrive sends none over `max_record_bytes`."""
+        self._max_record_bytes = max_record_bytes
         self._by_tenant: FairBuffer[TenantKey | None, _Place] = FairBuffer(most, most)
         self._kept: dict[_Place, _IndexedEvent] = {}
         self._redriven: set[_Place] = set()
@@ -58,7 +61,8 @@ class DeadEventIndex:
                 places = ((record.partition, offset) for offset in marked_offsets(record))
                 self._redriven.update(place for place in places if place in self._kept)
                 continue
-            place, dead_event = (record.partition, record.offset), dead_event_of(record)
+            place = (record.partition, record.offset)
+            dead_event = dead_event_of(record, self._max_record_bytes)
             self._kept[place] = _IndexedEvent(dead_event, place)
             for gone in self._by_tenant.add(dead_event.tenant, place):
                 del self._kept[gone]
@@ -80,8 +84,10 @@ class DeadEventIndex:
         rest = matching if before is None else [kept for kept in matching if kept.order < before]
         shown = rest[:limit]
         cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
-        by_tenant = Counter(tenant for kept in matching if (tenant := kept.dead_event.tenant) is not None)
-        return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, by_tenant, self.is_all)
+        with_tenant = [(tenant, kept) for kept in matching if (tenant := kept.dead_event.tenant) is not None]
+        by_tenant = Counter(tenant for tenant, _ in with_tenant)
+        sendable = Counter(tenant for tenant, kept in with_tenant if kept.dead_event.can_be_sent)
+        return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, by_tenant, sendable, self.is_all)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""
@@ -109,7 +115,7 @@ class DeadEventIndex:
             _may_see(dead_event, orgs)
             and (not query.event_ids or dead_event.event_id in query.event_ids)
             and (query.redriven is None or query.redriven == (kept.place in self._redriven))
-            and (not query.readable or dead_event.event_id is not None)
+            and (not query.sendable or dead_event.can_be_sent)
             and (not query.reasons or dead_event.reason in query.reasons)
             and (not query.message_statuses or dead_event.message_status in query.message_statuses)
             and (not query.channels or dead_event.channel in query.channels)
@@ -122,8 +128,8 @@ class DeadEventIndex:
         return replace(kept.dead_event, redriven=True) if kept.place in self._redriven else kept.dead_event
 
 
-def dead_event_of(record: Record) -> DeadEventModel:
-    """Returns the dead event in a record of the dead-letter topic."""
+def dead_event_of(record: Record, max_record_bytes: float = math.inf) -> DeadEventModel:
+    """Returns the dead event in a record of the dead-letter topic; a redrive sends none over `max_record_bytes`."""
     dead = DeadEvent.of(record)
     event, retry_state = dead.event, dead.retry_state
     headers = dict(record.headers)
@@ -144,6 +150,7 @@ def dead_event_of(record: Record) -> DeadEventModel:
         redriven=False,
         origin=retry_state.origin,
         campaign_id=None if event is None else event.execution.campaign_id,
+        can_be_sent=dead.can_be_sent(max_record_bytes),
     )
 
 

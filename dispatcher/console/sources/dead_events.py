@@ -48,7 +48,8 @@ class DeadLetterReader:
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
-        self.memory = DeadEventIndex() if memory is None else memory
+        max_bytes = settings.kafka.max_record_bytes
+        self.memory = DeadEventIndex(max_record_bytes=max_bytes) if memory is None else memory
         self.follower = TopicTailer(
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="make it with `dispatcher topics --create`",
@@ -145,7 +146,7 @@ class DeadLetterReader:
 
     def _expected(self, tenant: TenantKey, query: DeadQuery) -> int:
         """Returns how many of the kept dead events a redrive would send again."""
-        own = replace(query, tenant=tenant, redriven=False, readable=True, before=None, limit=1)
+        own = replace(query, tenant=tenant, redriven=False, sendable=True, before=None, limit=1)
         return self.memory.search(own, orgs=frozenset({tenant.org})).total
 
     async def _dead_since(self, topic: TopicReader, selection: Selection) -> TopicReader:
@@ -165,7 +166,13 @@ class DeadLetterReader:
     async def _redrive(self, job: RunningJob, tenant: TenantKey, selection: Selection) -> None:
         def report(tally: RedriveTally) -> None:
             job.report(
-                total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone, unreadable=tally.unreadable
+                total=tally.total,
+                sent=tally.sent,
+                already=tally.already,
+                gone=tally.gone,
+                unreadable=tally.unreadable,
+                truncated=tally.truncated,
+                too_large=tally.too_large,
             )
 
         async with (

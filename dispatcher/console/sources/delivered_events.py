@@ -105,7 +105,7 @@ class DeliveredEvents:
 
     async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin]) -> None:
         def report(tally: ResendTally) -> None:
-            job.report(total=tally.total, sent=tally.sent, gone=tally.gone)
+            job.report(total=tally.total, sent=tally.sent, gone=tally.gone, too_large=tally.too_large)
 
         async with (
             asyncio.timeout(ANSWER_S) as opening,

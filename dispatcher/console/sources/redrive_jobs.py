@@ -56,9 +56,9 @@ class RunningJob:
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Has its result when the work has reached the broker."""
 
-    def report(self, *, total: int, sent: int, already: int = 0, gone: int = 0, unreadable: int = 0) -> None:
-        """Updates the job's numbers."""
-        self._jobs.update(self.id, total=total, sent=sent, already=already, gone=gone, unreadable=unreadable)
+    def report(self, **numbers: int) -> None:
+        """Updates the job's numbers: fields of `RedriveModel`."""
+        self._jobs.update(self.id, **numbers)
 
     async def finish(self, sending: Coroutine[object, object, T]) -> T:
         """Awaits `sending`. If the console stops, the running batch gets `STOP_S` to finish."""

@@ -296,7 +296,7 @@ def dead_facts() -> list[DeadEventModel]:
         )
     facts.append(
         DeadEventModel("1-12", None, None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
-                 None, False, Origin("delivery-events", 1, 99))
+                 None, False, Origin("delivery-events", 1, 99), can_be_sent=False)
     )  # fmt: skip
     return sorted(facts, key=lambda fact: -fact.died_at)
 
@@ -329,15 +329,17 @@ class SampleDeadEvents:
             and (query.until is None or fact.died_at < query.until)
             and (query.since is None or fact.died_at >= query.since)
             and (query.redriven is None or fact.redriven == query.redriven)
+            and (not query.sendable or fact.can_be_sent)
         ]  # fmt: skip
         begin = int(query.before or 0)
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
         by_tenant = Counter(fact.tenant for fact in found if fact.tenant is not None)
+        sendable = Counter(fact.tenant for fact in found if fact.tenant is not None and fact.can_be_sent)
         shown = tuple(found[begin : begin + query.limit])
-        return DeadPage(shown, len(found), following, by_tenant, is_complete=not self.is_at_least)
+        return DeadPage(shown, len(found), following, by_tenant, sendable, is_complete=not self.is_at_least)
 
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
-        whole = replace(query, tenant=tenant, redriven=False, before=None)
+        whole = replace(query, tenant=tenant, redriven=False, sendable=True, before=None)
         return DeadCount(self.search(whole, orgs=None).total, self.is_at_least)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
@@ -358,7 +360,7 @@ class SampleDeadEvents:
     ) -> RedriveModel:
         if tenant in self.busy:
             raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
-        whole = replace(query, tenant=tenant, limit=10_000, before=None)
+        whole = replace(query, tenant=tenant, sendable=True, limit=10_000, before=None)
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)
         self.facts = [replace(fact, redriven=fact.redriven or fact.id in chosen) for fact in self.facts]

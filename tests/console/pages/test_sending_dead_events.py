@@ -123,6 +123,25 @@ async def test_all_that_match_are_the_ones_that_are_shown(browser: Browser, stag
         await expect(page.get_by_label("that match")).to_be_disabled()
 
 
+async def test_events_that_can_not_be_sent_are_in_no_number_of_those_that_are(browser: Browser, stage: Stage) -> None:
+    """What is shown, what is confirmed and what is sent are the same number."""
+    facts = stage.dead_events.facts
+    first = next(place for place, fact in enumerate(facts) if fact.tenant == FABRIKAM)
+    facts[first] = replace(facts[first], event_id=None, can_be_sent=False)
+    number = numbers(stage)[FABRIKAM] - 1
+    async with window(browser, stage.base) as shown:
+        page, main = await opened(shown, stage, f"/dead-events?org={FABRIKAM.org}&sandbox={FABRIKAM.sandbox}")
+        await expect(main).to_contain_text(f"{number + 1} events match")
+        await expect(main).to_contain_text("1 can't be sent again")
+        await expect(page.locator("tbody tr").first.get_by_role("checkbox")).to_be_disabled()
+        await page.get_by_label(f"All {number} that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        await expect(page.locator(".groups")).to_contain_text(f"{number} events of {FABRIKAM.org}")
+        await page.get_by_role("button", name=f"Send {number} events again").click()
+        await page.wait_for_url("**/jobs?**")
+    assert [job.total for job in stage.dead_events.jobs.values()] == [number]
+
+
 async def test_the_overview_leads_to_the_dead_events_of_its_webhook(browser: Browser, stage: Stage) -> None:
     number = stage.dead_events.count(FABRIKAM, time.time() - 86_400)
     async with window(browser, stage.base) as shown:

@@ -13,6 +13,7 @@ from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
+from dispatcher.kafka.dead_letters import TRUNCATED
 from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.redrive import MARK
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
@@ -85,6 +86,21 @@ def test_a_page_counts_the_matching_events_of_each_tenant() -> None:
     }
     assert index.search(DeadQuery(since=NOW + 3), orgs=None).by_tenant == {OTHER: 1}
     assert index.search(DeadQuery(), orgs=frozenset({LUMA.org})).by_tenant == {LUMA: 1}
+
+
+def test_only_what_a_redrive_can_send_counts_as_such() -> None:
+    """Records that can't be read, are too large, or are kept in part stay where they are, though they have a tenant."""
+    whose = (("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod"))
+    unreadable = replace(letter(2), value=b"{", headers=(*letter(2).headers, *whose))
+    in_part = replace(letter(3), headers=(*letter(3).headers, (TRUNCATED, b"headers")))
+    too_large = replace(letter(4), value=(letter(4).value or b"") + b" " * 5_000)
+    index = DeadEventIndex(max_record_bytes=5_000)
+    index.append([letter(1), unreadable, in_part, too_large, letter(5), letter(6, OTHER), letter(7, None), mark(8, 5)])
+    page = index.search(DeadQuery(), orgs=None)
+    assert {one.id for one in page.items if one.can_be_sent} == {"1-1", "1-6"}
+    assert page.by_tenant == {LUMA: 4, OTHER: 1}
+    assert page.sendable == {LUMA: 1, OTHER: 1}
+    assert index.search(DeadQuery(sendable=True), orgs=None).total == 2
 
 
 def test_no_other_organisations_event_is_ever_shown() -> None:

@@ -1,6 +1,7 @@
 """Dead events on a real broker: followed, sent again one by one, some and all, over interruptions."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import Settings
@@ -21,6 +23,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.broker import EmbeddedBroker
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.kafka.dead_letters import TRUNCATED
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topic_reader import TopicReader
 from tests.console.sources.conftest import running, settings_for, until
@@ -28,6 +31,7 @@ from tests.console.sources.dead_letter_builders import LUMA, OTHER, Grave
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
+from tests.unit.examples import email_event
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
@@ -162,16 +166,42 @@ async def test_only_events_with_the_selected_status_go_back(
     assert await sent(mortal, settings) == Counter([wanted])
 
 
-async def test_dead_events_that_can_not_be_read_are_neither_counted_nor_sent(
-    log: DeadLetterReader, grave: Grave, mortal: ApacheKafka, settings: Settings
+async def test_dead_events_that_can_not_be_sent_are_neither_counted_nor_sent(
+    settings: Settings, grave: Grave, producer: Producer, mortal: ApacheKafka
 ) -> None:
     wanted = await grave.dead_letter()
-    await grave.dead_letter(value=b"{", headers=(("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod")))
-    await kept(log, 2)
-    assert await log.count_matching(LUMA, DeadQuery()) == DeadCount(1)
-    job = await done(log, await log.redrive(LUMA, ids=None, query=DeadQuery(), by="ada", orgs=MINE))
-    assert (job.state, job.total, job.sent, job.unreadable) == ("done", 1, 1, 1)
+    whose = (("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod"))
+    await grave.dead_letter(value=b"{", headers=whose)
+    value = json.dumps(email_event(imsOrgId=LUMA.org)).encode()
+    await producer.write(f"{settings.kafka.prefix}.dead", b"key", value, [(TRUNCATED, b"headers")], "dead")
+    await grave.dead_letter(campaign="x" * 9_000)
+    limited = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"max_record_bytes": 9_000})})
+    log = DeadLetterReader(limited)
+    async with running(log.run()):
+        await until(lambda: log.follower.problem is None, "what was there to be read")
+        ids = await kept(log, 4)
+        page = log.search(ALL, orgs=MINE)
+        assert (page.total, page.sendable, await log.count_matching(LUMA, ALL)) == (4, {LUMA: 1}, DeadCount(1))
+        job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=MINE))
+        assert (job.state, job.total, job.sent, job.unreadable, job.truncated) == ("done", 1, 1, 2, 1)
+        job = await done(log, await log.redrive(LUMA, ids=frozenset(ids), query=ALL, by="ada", orgs=MINE))
+        assert (job.sent, job.already, job.unreadable, job.truncated, job.gone) == (0, 1, 2, 1, 0)
     assert await sent(mortal, settings) == Counter([wanted])
+
+
+async def test_events_that_the_retry_topic_refuses_are_named_by_the_job(
+    log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
+) -> None:
+    await grave.dead_letter()
+    await grave.dead_letter(campaign="x" * 9_000)
+    retry = ConfigResource(
+        ConfigResourceType.TOPIC, f"{settings.kafka.prefix}.retry.30s", {"max.message.bytes": "5000"}
+    )
+    async with topics.admin_client(mortal.bootstrap_servers) as admin:
+        await admin.alter_configs([retry])
+    await kept(log, 2)
+    job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=MINE))
+    assert (job.state, job.total, job.sent, job.too_large) == ("done", 2, 1, 1)
 
 
 async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
