@@ -4,7 +4,8 @@ Each checks permissions, executes, and writes an audit entry.
 """
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
-from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel
+from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, TestResultModel
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound, WouldBeSkipped

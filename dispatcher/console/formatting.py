@@ -14,7 +14,7 @@ from dispatcher.console.model import AttemptModel
 from dispatcher.console.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
-from dispatcher.contract.reason_texts import DEAD, FAILED, WAITING
+from dispatcher.contract.reason_texts import DEAD, FAILED, SKIPPED, WAITING
 from dispatcher.contract.redaction import recipient
 from dispatcher.history.timeline import details, title, utc_text
 
@@ -260,6 +260,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "clock": clock,
     "count": count,
     "death": death,
+    "skip_text": lambda reason: SKIPPED[reason],
     "dead_reason": lambda key: word(key or "unknown", _DEAD),
     "action": lambda key: word(key, ACTIONS),
     "duration": format_duration,

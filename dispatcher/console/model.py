@@ -288,55 +288,6 @@ class DeadPage:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadCount:
-    """How many dead events a redrive would send again."""
-
-    events: int
-    is_at_least: bool = False
-    """True if there wasn't time to read all of the dead-letter topic."""
-
-
-@dataclass(frozen=True, slots=True)
-class RedriveModel(ApiValue):
-    """A redrive that is queued, running or finished."""
-
-    id: str
-    org: str
-    sandbox: str
-    by: str
-    started_at: Time
-    total: int
-    sent: int = 0
-    already: int = 0
-    """Sent again by an earlier redrive."""
-    gone: int = 0
-    """Selected, but no longer in the dead-letter topic, or in the topic of events."""
-    unreadable: int = 0
-    """Selected, but not sent: they still can't be read as events."""
-    truncated: int = 0
-    """Selected, but not sent: only a part of them is kept."""
-    too_large: int = 0
-    """Not sent: the retry topic accepts no record of their size."""
-    state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
-    """`waiting`: queued behind other redrives."""
-    problem: str = ""
-    kind: Literal["dead", "delivered"] = "dead"
-    """Which events are sent again: dead ones, or delivered ones."""
-    stopping: bool = False
-    """Whether a person has stopped the job while its running batch is still finished."""
-    finished_at: Time | None = None
-
-    @property
-    def tenant(self) -> TenantKey:
-        return TenantKey(self.org, self.sandbox)
-
-    @property
-    def is_over(self) -> bool:
-        """True if the job has finished, with or without success."""
-        return self.state in ("done", "stopped", "failed")
-
-
-@dataclass(frozen=True, slots=True)
 class DeadRecord:
     """A dead event's record as it is in the dead-letter topic. It may contain personal data: for operators only."""
 
@@ -344,36 +295,6 @@ class DeadRecord:
     value: bytes | None = field(repr=False)
     headers: tuple[tuple[str, bytes | None], ...] = field(repr=False)
     """Those of the original record, then the dispatcher's own."""
-
-
-# Events to send again: delivered ones from the history store and the topic of events, dead ones from their topic
-
-
-@dataclass(frozen=True, slots=True)
-class ResendQuery:
-    """Selects events of one tenant: by id, or all that match the other fields."""
-
-    event_ids: tuple[str, ...] = ()
-    """Values of `webhook-id`; the other fields are ignored then."""
-    since: float | None = None
-    """Unix seconds of the delivery, or of the death."""
-    until: float | None = None
-    reasons: frozenset[str] = frozenset()
-    """Reasons of the delivery (`http_2xx`) or of the death (`expired`)."""
-    message_statuses: frozenset[str] = frozenset()
-    channels: frozenset[str] = frozenset()
-    campaign_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ResendCheck:
-    """The delivered events that a resend would send."""
-
-    events: int
-    gone: int
-    """Selected, but no longer in the topic of events."""
-    is_cut: bool = False
-    """True if more events match than one job sends."""
 
 
 # Test events

@@ -7,11 +7,14 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.actions import raise_if_skipped
-from dispatcher.console.model import DeadCount, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
+from dispatcher.console.model import DeadQuery, Person
+from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck, ResendQuery, SkippedCount
 from dispatcher.console.services import Services
-from dispatcher.console.webhook_state import state_of
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.console.sources.skip_forecast import add_skipped
+from dispatcher.console.webhook_state import WebhookState, state_of
+from dispatcher.errors import ConfigError, DispatcherError, NotFound
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 
 
@@ -47,6 +50,11 @@ class ResendPlan:
     delivered: ResendCheck
     dead: DeadCount
     warnings: tuple[str, ...]
+    skipped: tuple[SkippedCount, ...]
+    """How many of the events the webhook would skip, because its lists have changed."""
+    skipped_is_at_least: bool
+    """True if the console doesn't keep all dead events, so that more may be skipped."""
+    webhook_state: WebhookState
     delivered_since: float | None = None
     """Time from which on deliveries are kept, if the order begins earlier: the ones before can't be sent again."""
 
@@ -70,15 +78,41 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
     """
     raise_if_skipped(webhook)
     delivered, dead = ResendCheck(0, 0), DeadCount(0)
+    config = _config_of(webhook)
+    skipped_dead: tuple[SkippedCount, ...] = ()
     warnings: list[str] = []
     if order.delivered and services.resends is not None:
-        delivered = await services.resends.check(webhook.tenant, order.query)
+        delivered = await services.resends.check(webhook.tenant, order.query, config)
     elif order.delivered:
         warnings.append("Delivered events can't be found: there is no history store.")
     if order.dead:
         dead = await services.dead_events.count_matching(webhook.tenant, order.dead_query)
-    warnings += (await state_of(services, webhook)).reasons
-    return ResendPlan(delivered, dead, tuple(warnings), _kept_since(services, order))
+        skipped_dead = would_be_skipped(services, webhook, None, order.dead_query)
+    webhook_state = await state_of(services, webhook)
+    return ResendPlan(
+        delivered,
+        dead,
+        (*warnings, *webhook_state.reasons),
+        add_skipped(delivered.skipped, skipped_dead),
+        order.dead and services.dead_events.problem is not None,
+        webhook_state,
+        _kept_since(services, order),
+    )
+
+
+def would_be_skipped(
+    services: Services, webhook: StoredWebhook, ids: frozenset[str] | None, query: DeadQuery
+) -> tuple[SkippedCount, ...]:
+    """Returns how many dead events, some (`ids`) or all that match, the webhook would skip, as far as they are kept."""
+    config = _config_of(webhook)
+    return () if config is None else services.dead_events.would_be_skipped(webhook.tenant, config, ids=ids, query=query)
+
+
+def _config_of(webhook: StoredWebhook) -> WebhookConfig | None:
+    try:
+        return webhook.config()
+    except ConfigError:  # of another version of this program: the webhook's state reports it
+        return None
 
 
 def _kept_since(services: Services, order: ResendOrder) -> float | None:

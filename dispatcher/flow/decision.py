@@ -37,11 +37,25 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
         return SkipReason.NO_WEBHOOK
     if not config.enabled:
         return SkipReason.WEBHOOK_DISABLED
-    if event.channel not in config.channels:
-        return SkipReason.CHANNEL
-    if event.status not in config.events:
-        return SkipReason.STATUS
+    reason = skipped_by_lists(config, event.channel, event.status, event.execution.campaign_id)
+    if reason is not None:
+        return reason
     return SkipReason.CAMPAIGN if campaign_objection(event, config) is not None else None
+
+
+def skipped_by_lists(
+    config: WebhookConfig, channel: str | None, status: str | None, campaign_id: str | None
+) -> SkipReason | None:
+    """Returns the list of the webhook that lacks an event's value, as the reason to skip it, or None.
+
+    A value that is None is in every list.
+    """
+    if channel is not None and channel not in config.channels:
+        return SkipReason.CHANNEL
+    if status is not None and status not in config.events:
+        return SkipReason.STATUS
+    is_of_another = campaign_id is not None and config.campaigns != "all" and campaign_id not in config.campaigns
+    return SkipReason.CAMPAIGN if is_of_another else None
 
 
 def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:

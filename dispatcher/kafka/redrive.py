@@ -133,7 +133,7 @@ class DeadEvent:
         return self.event is not None and len(self.record.value or b"") <= max_record_bytes
 
     def can_be_sent(self, max_record_bytes: float) -> bool:
-        """Returns True if a redrive sends the event; it leaves the others where they are."""
+        """Returns True if a redrive sends the event; it leaves the others in the topic."""
         return self.is_readable(max_record_bytes) and not self.is_truncated
 
 

@@ -9,7 +9,7 @@ from dispatcher.console.api.models import (
     ResendRequest,
 )
 from dispatcher.console.api.route import Call, Empty, Reply
-from dispatcher.console.model import ResendQuery
+from dispatcher.console.resend_model import ResendQuery
 from dispatcher.console.resending import ResendOrder
 
 
@@ -23,6 +23,7 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
             dead_is_at_least=plan.dead.is_at_least,
             gone=plan.delivered.gone,
             delivered_since=plan.delivered_since,
+            would_be_skipped=plan.skipped,
             too_many=plan.delivered.is_cut,
             warnings=plan.warnings,
         )

@@ -16,6 +16,7 @@ from dispatcher.console.api import (
     webhooks,
 )
 from dispatcher.console.api.route import AnyRoute, Empty, PathParameter, Route
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.stores.sql.records import Role
 
 _WEBHOOK = {"id": PathParameter("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "Id of the webhook.")}
@@ -164,7 +165,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
-        dead_events.redrive, Empty, models.RedriveOrder, model.RedriveModel, 202, error_statuses=frozenset({404, 409}),
+        dead_events.redrive, Empty, models.RedriveOrder, RedriveModel, 202, error_statuses=frozenset({404, 409}),
     ),
     Route(
         "POST", "/webhooks/{id}/resend/check", "checkResend", "What a resend would send; nothing is sent.", _ADMIN,
@@ -182,11 +183,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/redrives/{id}/stop", "stopRedrive", "Stop a job after its running batch.", _ADMIN,
-        resend.stop_redrive, Empty, Empty, model.RedriveModel, path_parameters=_JOB,
+        resend.stop_redrive, Empty, Empty, RedriveModel, path_parameters=_JOB,
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,
-        dead_events.get_redrive, Empty, Empty, model.RedriveModel, path_parameters=_JOB,
+        dead_events.get_redrive, Empty, Empty, RedriveModel, path_parameters=_JOB,
     ),
     Route(
         "POST", "/history/search", "searchHistory", "What happened to events: search by any id, page by page.", _VIEWER,

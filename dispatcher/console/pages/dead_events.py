@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -13,13 +13,15 @@ from multidict import MultiMapping
 
 from dispatcher.console import actions
 from dispatcher.console.actions import why_skipped
-from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person, RedriveModel
+from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person
 from dispatcher.console.pages.filter_help import STATUSES
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
+from dispatcher.console.resend_model import RedriveModel, SkippedCount
+from dispatcher.console.resending import would_be_skipped
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract import redaction
@@ -144,6 +146,8 @@ class RedriveGroup:
     """Why they can't be sent: they would be skipped. Empty if they can."""
     warnings: tuple[str, ...] = ()
     """Sentences that say why they may fail again."""
+    skipped: tuple[SkippedCount, ...] = ()
+    """How many of them the webhook would skip, because its lists have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ class DeadEventsPages:
             request,
             "redrive_confirm.html",
             at="dead",
-            groups=await asyncio.gather(*(self._with_warnings(group, person) for group in choice.sent)),
+            groups=await self._with_warnings(choice.sent, person, checked),
             left_out=choice.left_out,
             total=choice.events,
             is_at_least=any(group.is_at_least for group in choice.sent),
@@ -285,10 +289,25 @@ class DeadEventsPages:
     async def _webhooks_of(self, page: DeadPage, person: Person) -> dict[TenantKey, ListedWebhook]:
         return await self._renderer.services.webhooks.list_tenants(page.by_tenant, orgs=person.orgs)
 
-    async def _with_warnings(self, group: RedriveGroup, person: Person) -> RedriveGroup:
+    async def _with_warnings(
+        self, groups: Sequence[RedriveGroup], person: Person, wanted: DeadEventFilter
+    ) -> list[RedriveGroup]:
+        """Returns the groups with the reasons why their events may fail again, or would be skipped."""
         services = self._renderer.services
-        webhook = await services.webhooks.of_tenant(group.tenant, orgs=person.orgs)
-        return group if webhook is None else replace(group, warnings=(await state_of(services, webhook)).reasons)
+        listed = await services.webhooks.list_tenants([group.tenant for group in groups], orgs=person.orgs)
+        found = await services.webhooks.get_all([one.id for one in listed.values()], orgs=person.orgs)
+        webhooks = {one.tenant: one for one in found}
+
+        async def one_with(group: RedriveGroup) -> RedriveGroup:
+            webhook = webhooks.get(group.tenant)
+            if webhook is None:  # deleted a moment ago
+                return group
+            skipped = would_be_skipped(
+                services, webhook, frozenset(group.ids) or None, wanted.query(group.tenant, time.time())
+            )
+            return replace(group, warnings=(await state_of(services, webhook)).reasons, skipped=skipped)
+
+        return list(await asyncio.gather(*map(one_with, groups)))
 
     async def _choice(
         self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: DeadEventFilter

@@ -8,11 +8,11 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import RESENT
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body, number_in, words_in
+from dispatcher.console.resend_model import ResendQuery
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
@@ -134,7 +134,7 @@ class ResendPages:
             tab="deliveries",
             status=422 if problem else 200,
             webhook=webhook,
-            webhook_state=await state_of(self._renderer.services, webhook),
+            webhook_state=await state_of(self._renderer.services, webhook) if plan is None else plan.webhook_state,
             choice=choice,
             fields=choice.as_of(now).fields(),
             plan=plan,

@@ -89,6 +89,10 @@ class DeadEventIndex:
         sendable = Counter(tenant for tenant, kept in with_tenant if kept.dead_event.can_be_sent)
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, by_tenant, sendable, self.is_all)
 
+    def matching(self, query: DeadQuery, *, orgs: Orgs) -> Sequence[DeadEventModel]:
+        """Returns all of the organisations' dead events that match, the newest first, whatever the query's limit."""
+        return [kept.dead_event for kept in self._of(query.tenant) if self._matches(kept, query, orgs)]
+
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""
         kept = self._kept.get(place_of(dead_id))

@@ -5,16 +5,19 @@ If the console stops, a redrive ends between two batches; the next one continues
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadCount, DeadPage, DeadQuery, DeadRecord, RedriveModel
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, DeadRecord
+from dispatcher.console.resend_model import DeadCount, RedriveModel, SkippedCount
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
-from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
+from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
@@ -79,7 +82,7 @@ class DeadLetterReader:
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
         """Returns how many dead events of a tenant a redrive would send again.
 
-        They are counted in memory if that has all, else in the topic, for `ANSWER_S` seconds.
+        They are counted in memory if that has all, else in the topic, for `CHECK_S` seconds.
 
         Raises:
             DispatcherError: the broker can't be reached.
@@ -88,7 +91,7 @@ class DeadLetterReader:
             return DeadCount(self._expected(tenant, query))
         redrive = None
         try:
-            async with asyncio.timeout(ANSWER_S), open_topic(self._kafka, self._topic) as topic:
+            async with asyncio.timeout(CHECK_S), open_topic(self._kafka, self._topic) as topic:
                 selection = _selection_of(tenant, query)
                 redrive = self._new_redrive(await self._dead_since(topic, selection), selection)
                 await redrive.count()
@@ -107,7 +110,7 @@ class DeadLetterReader:
         """
         self.get(dead_id, orgs=None)
         try:
-            async with asyncio.timeout(ANSWER_S), open_topic(self._kafka, self._topic) as topic:
+            async with asyncio.timeout(CHECK_S), open_topic(self._kafka, self._topic) as topic:
                 record: Record = await topic.record_at(*place_of(dead_id))
         except TimeoutError:
             raise DispatcherError("the broker does not answer: try again in a moment") from None
@@ -144,10 +147,23 @@ class DeadLetterReader:
             return Selection(tenant, positions=frozenset(map(place_of, ids))), len(ids)
         return _selection_of(tenant, query), self._expected(tenant, query)
 
+    def would_be_skipped(
+        self, tenant: TenantKey, config: WebhookConfig, *, ids: frozenset[str] | None, query: DeadQuery
+    ) -> tuple[SkippedCount, ...]:
+        """Returns how many of the kept dead events that a redrive would send the webhook would skip, by rule.
+
+        The query is ignored if `ids` is given.
+        """
+        events = self._redrivable(tenant, DeadQuery() if ids is not None else query)
+        return count_skipped(config, (one for one in events if ids is None or one.id in ids))
+
     def _expected(self, tenant: TenantKey, query: DeadQuery) -> int:
         """Returns how many of the kept dead events a redrive would send again."""
-        own = replace(query, tenant=tenant, redriven=False, sendable=True, before=None, limit=1)
-        return self.memory.search(own, orgs=frozenset({tenant.org})).total
+        return len(self._redrivable(tenant, query))
+
+    def _redrivable(self, tenant: TenantKey, query: DeadQuery) -> Sequence[DeadEventModel]:
+        own = replace(query, tenant=tenant, redriven=False, sendable=True)
+        return self.memory.matching(own, orgs=frozenset({tenant.org}))
 
     async def _dead_since(self, topic: TopicReader, selection: Selection) -> TopicReader:
         """Returns a reader of the topic from the first record on that can be selected."""

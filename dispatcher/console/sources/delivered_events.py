@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
+from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -23,8 +26,6 @@ from dispatcher.stores.sql.history_search import HistoryQuery
 
 MOST_EVENTS: Final = 10_000
 """Delivered events of one job."""
-CHECK_S: Final = 5.0
-"""Seconds in which the broker has to say what it still has: a person waits for the page."""
 _PAGE: Final = 200
 _DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
 
@@ -40,8 +41,12 @@ class DeliveredEvents:
         self._jobs = jobs
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
 
-    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
-        """Returns what a resend would send. Raises DispatcherError if broker or database don't answer."""
+    async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
+        """Returns what a resend would send, and what a webhook with this configuration would skip of it.
+
+        Raises:
+            DispatcherError: broker or database don't answer.
+        """
         origins, is_cut = await self._find(tenant, query)
         if not origins:
             return ResendCheck(0, 0, is_cut)
@@ -52,7 +57,8 @@ class DeliveredEvents:
             return ResendCheck(0, len(origins), is_cut)
         except TimeoutError:
             raise BrokerUnavailable from None
-        return ResendCheck(len(kept), gone, is_cut)
+        skipped = () if config is None else count_skipped(config, (origins[one] for one in kept))
+        return ResendCheck(len(kept), gone, is_cut, skipped)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         """Starts or queues a job, which `RedriveJobs.job` returns.
@@ -68,17 +74,17 @@ class DeliveredEvents:
         if not origins:
             raise NotFound("no delivered event matches, or they are no longer kept")
         return await self._jobs.start(
-            tenant, by, len(origins), lambda job: self._send(job, tenant, origins), kind="delivered"
+            tenant, by, len(origins), lambda job: self._send(job, tenant, list(origins)), kind="delivered"
         )
 
-    async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[list[Origin], bool]:
-        """Returns the places of matching events, as many as one job sends at most, and whether there are more."""
-        found: dict[Origin, None] = {}
+    async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[dict[Origin, HistoryEntry], bool]:
+        """Returns matching events by place, as many as one job sends at most, and whether there are more."""
+        found: dict[Origin, HistoryEntry] = {}
         for event_id in query.event_ids:
             query_of_event = HistoryQuery(tenant=tenant, webhook_id=event_id, outcomes=_DELIVERED, limit=_PAGE)
             found |= _origins((await self._history.search(query_of_event, orgs=frozenset({tenant.org}))).items)
         if query.event_ids:
-            return list(found), False
+            return found, False
         before = None
         while True:
             page = await self._history.search(
@@ -98,10 +104,10 @@ class DeliveredEvents:
             )
             found |= _origins(page.items)
             if len(found) > MOST_EVENTS:
-                return list(found)[:MOST_EVENTS], True
+                return dict(islice(found.items(), MOST_EVENTS)), True
             before = page.next
             if before is None:
-                return list(found), False
+                return found, False
 
     async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin]) -> None:
         def report(tally: ResendTally) -> None:
@@ -121,10 +127,10 @@ class DeliveredEvents:
         log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=resend.tally.sent)
 
 
-def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, None]:
-    """Returns the places of delivered events, in order and once each."""
+def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, HistoryEntry]:
+    """Returns delivered events by place, in order and once each."""
     return {
-        Origin(one.topic, one.partition, one.offset): None
+        Origin(one.topic, one.partition, one.offset): one
         for one in entries
         if one.outcome is HistoryOutcome.DELIVERED
         and one.topic is not None and one.partition is not None and one.offset is not None

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeVar
 import structlog
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.console.model import RedriveModel
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
@@ -26,7 +26,9 @@ from dispatcher.telemetry import metrics
 RATE: Final = 100.0
 """Events per second of one job, so that the endpoint can still accept new events."""
 ANSWER_S: Final = 25.0
-"""Seconds for the broker's first answer."""
+"""Seconds for the broker's first answer to a job."""
+CHECK_S: Final = 5.0
+"""Seconds in which the broker has to say what it has: a person waits for the page."""
 STOP_S: Final = 5.0
 """Seconds for the running batch when the console stops."""
 MOST_REDRIVES: Final = 4

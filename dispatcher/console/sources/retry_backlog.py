@@ -26,6 +26,8 @@ HELD: Final = "held"
 """The tier of events that wait for a change of configuration."""
 WITHIN_S: Final = 20.0
 """Seconds for the whole count; a broker that takes longer counts as unavailable."""
+CALLER_WAITS_S: Final = 5.0
+"""Seconds for which a caller awaits a count that is running: a person waits for the page."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,9 @@ class RetryBacklog:
         if self._found is not None and self._clock() - self._found_at < REMEMBERED_S:
             return self._found
         task = self._counting.start(None, self._count_and_keep)
-        await asyncio.wait({task})  # unlike awaiting it, doesn't cancel it when the caller is cancelled
+        await asyncio.wait({task}, timeout=CALLER_WAITS_S)  # unlike awaiting it, never cancels it
+        if not task.done():
+            return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
         return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
 
     async def _count_and_keep(self) -> _BacklogCounts | DispatcherError:

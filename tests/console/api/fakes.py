@@ -13,22 +13,21 @@ from dispatcher.console.model import (
     AttemptPage,
     AttemptQuery,
     BucketModel,
-    DeadCount,
     DeadEventModel,
     DeadPage,
     DeadQuery,
     DeadRecord,
     LaneModel,
     Outcomes,
-    RedriveModel,
-    ResendCheck,
-    ResendQuery,
     StepModel,
     TestResultModel,
     TierModel,
     Window,
 )
+from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck, ResendQuery, SkippedCount
 from dispatcher.console.sources.attempt_counts import Failing
+from dispatcher.console.sources.skip_forecast import count_skipped
+from dispatcher.contract.outcomes import SkipReason
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound, TooSoon
@@ -138,6 +137,12 @@ class FakeDeadEvents:
             and (query.since is None or one.died_at >= query.since)
         ]
 
+    def would_be_skipped(
+        self, tenant: TenantKey, config: WebhookConfig, *, ids: frozenset[str] | None, query: DeadQuery
+    ) -> tuple[SkippedCount, ...]:
+        chosen = self._matching(tenant, query) if ids is None else ids
+        return count_skipped(config, (one for one in self.events if one.id in chosen))
+
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for one in self.events:
             if one.id == dead_id and self._is_seen(one, orgs):
@@ -202,8 +207,10 @@ class FakeResends:
         self.problem = ""
         self._dead_events = dead_events
 
-    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
-        return ResendCheck(2, 1)
+    async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
+        assert config is not None
+        skipped = () if Channel.EMAIL in config.channels else (SkippedCount(SkipReason.CHANNEL, 2),)
+        return ResendCheck(2, 1, skipped=skipped)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         if self.problem:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dispatcher.config.webhooks import Channel
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
@@ -20,7 +21,8 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
     kept = datetime.now(UTC) - timedelta(hours=24)
     assert abs(datetime.fromisoformat(check.pop("delivered_since")) - kept) < timedelta(minutes=10)  # since is earlier
     assert {**check, "warnings": []} == {
-        "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "dead_is_at_least": False, "warnings": [],
+        "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "dead_is_at_least": False, "would_be_skipped": [],
+        "warnings": [],
     }  # fmt: skip
     started = await api.post(path, json={"since": SINCE, "channels": ["email"]})
     assert started.status == 202
@@ -85,6 +87,16 @@ async def test_warnings_name_what_makes_events_fail_again(console: Console, luma
     await api.post(f"/api/v1/webhooks/{luma.id}/pause")
     check = (await api.post(f"/api/v1/webhooks/{luma.id}/resend/check", json={"since": SINCE})).json
     assert "Paused: events that arrive are held until it is resumed." in check["warnings"]
+
+
+async def test_events_that_the_webhook_would_skip_now_are_named_before(console: Console, luma: StoredWebhook) -> None:
+    api, path = await console.client(), f"/api/v1/webhooks/{luma.id}"
+    config = luma.config().model_copy(update={"channels": (Channel.SMS,), "events": ("sent",)})
+    await console.services.webhooks.update(luma.id, config, expected_version=1, by="test", orgs=None)
+    check = (await api.post(f"{path}/resend/check", json={"since": SINCE})).json
+    assert check["would_be_skipped"] == [{"reason": "channel", "events": 3}]  # delivered ones, and a dead one
+    check = (await api.post(f"{path}/resend/check", json={"since": SINCE, "include": ["dead"]})).json
+    assert check["would_be_skipped"] == [{"reason": "channel", "events": 1}]
 
 
 async def test_other_organisations_jobs_are_neither_listed_nor_stopped(console: Console, luma: StoredWebhook) -> None:

@@ -22,22 +22,20 @@ from dispatcher.console.model import (
     AttemptPage,
     AttemptQuery,
     BucketModel,
-    DeadCount,
     DeadEventModel,
     DeadPage,
     DeadQuery,
     DeadRecord,
     LaneModel,
     Outcomes,
-    RedriveModel,
-    ResendCheck,
-    ResendQuery,
     StepModel,
     TestResultModel,
     TierModel,
     Window,
 )
+from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck, ResendQuery, SkippedCount
 from dispatcher.console.sources.attempt_counts import Failing
+from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.console.sources.test_sender import SampleSender as Tester
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
@@ -342,6 +340,14 @@ class SampleDeadEvents:
         whole = replace(query, tenant=tenant, redriven=False, sendable=True, before=None)
         return DeadCount(self.search(whole, orgs=None).total, self.is_at_least)
 
+    def would_be_skipped(
+        self, tenant: TenantKey, config: WebhookConfig, *, ids: frozenset[str] | None, query: DeadQuery
+    ) -> tuple[SkippedCount, ...]:
+        whole = replace(query, tenant=tenant, sendable=True, limit=10_000, before=None)
+        return count_skipped(
+            config, (fact for fact in self.search(whole, orgs=None).items if ids is None or fact.id in ids)
+        )
+
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for fact in self.facts:
             if fact.id == dead_id and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)):
@@ -405,7 +411,7 @@ class SampleResends:
     def __init__(self, dead_events: SampleDeadEvents) -> None:
         self._dead_events = dead_events
 
-    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+    async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
         return ResendCheck(len(query.event_ids), 0) if query.event_ids else ResendCheck(56, 4)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:

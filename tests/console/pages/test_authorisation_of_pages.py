@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
 from dispatcher.console.access import is_api, is_public
-from dispatcher.console.model import RedriveModel
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditQuery, Orgs, Role, StoredWebhook
 from tests.auth.keys import pem

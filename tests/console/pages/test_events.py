@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.model import AttemptModel, DeadEventModel, RedriveModel
+from dispatcher.console.model import AttemptModel, DeadEventModel
 from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.event_explanation import decision_on
 from dispatcher.console.pages.events import EventPage, KnownEvent
 from dispatcher.console.pages.renderer import Renderer
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.contract.history import HistoryEntry
 from dispatcher.contract.history import HistoryOutcome as O

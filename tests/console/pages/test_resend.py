@@ -5,7 +5,8 @@ import time
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.contract.tenant import TenantKey
 from tests.console.pages.browsing import PHONE, window
 from tests.console.pages.sample_world import CONTOSO, FABRIKAM, LUMA, NORTHWIND
@@ -119,7 +120,7 @@ async def test_the_confirmation_sends_the_range_that_was_checked(
     assert resends is not None
     check, start = resends.check, resends.start
 
-    async def checking(tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+    async def checking(tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
         asked.append(query)
         return await check(tenant, query)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from dispatcher.config.webhooks import Channel
 from dispatcher.contract.tenant import TenantKey
 from tests.console.pages.browsing import Window, window
 from tests.console.pages.sample_world import CONTOSO, FABRIKAM, NORTHWIND
@@ -140,6 +141,27 @@ async def test_events_that_can_not_be_sent_are_in_no_number_of_those_that_are(br
         await page.get_by_role("button", name=f"Send {number} events again").click()
         await page.wait_for_url("**/jobs?**")
     assert [job.total for job in stage.dead_events.jobs.values()] == [number]
+
+
+async def test_events_that_the_webhook_would_skip_by_its_lists_are_named_before(browser: Browser, stage: Stage) -> None:
+    stored, tenant = stage.webhooks[FABRIKAM], f"{FABRIKAM.org} / {FABRIKAM.sandbox}"
+    config = stored.config().model_copy(update={"channels": (Channel.EMAIL,)})
+    await stage.services.webhooks.update(stored.id, config, expected_version=stored.version, by="test", orgs=None)
+    number = sum(fact.tenant == FABRIKAM and fact.channel == "sms" for fact in stage.dead_events.facts)
+    words = "would be skipped: the webhook doesn't want its channel"
+    async with window(browser, stage.base) as shown:
+        page, main = await opened(shown, stage, "/dead-events")
+        await page.get_by_label("that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        await expect(main).to_contain_text(f"{number} events of {tenant} {words}")
+        await expect(main).to_contain_text("Add the channel to the webhook's channels.")
+        await shown.go("/dead-events?channel=email")
+        await page.get_by_label("that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        await expect(main).not_to_contain_text("would be skipped")
+        await shown.go(stage.path(FABRIKAM, "/resend?include=dead&since=2000-01-01"))
+        await expect(main).to_contain_text(f"{number} events of these {words}")
+        assert await shown.violations() == []
 
 
 async def test_the_overview_leads_to_the_dead_events_of_its_webhook(browser: Browser, stage: Stage) -> None:

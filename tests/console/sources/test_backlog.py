@@ -10,11 +10,12 @@ from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.settings import RetrySettings, Settings
 from dispatcher.console.model import TierModel
+from dispatcher.console.sources import retry_backlog as module
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import BrokerUnavailable, DispatcherError
 from dispatcher.kafka.held_topic import HeldTopic, Progress, Snapshot, SnapshotOffsets
 from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.producer import Producer
@@ -167,6 +168,30 @@ async def test_simultaneous_callers_share_one_cached_count(
     clock.now += 2
     assert [tier.events for tier in await waiting.of(LUMA)] == [2]
     await waiting.close()
+
+
+async def test_a_caller_awaits_no_slow_count_to_its_end(
+    parked: Parked, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that takes connections and doesn't answer held every page of a webhook for 20 seconds."""
+    await parked.park(LUMA, 0)
+    waiting = RetryBacklog(settings)
+    answers, count, counts = asyncio.Event(), waiting._count, 0
+
+    async def slowly() -> object:
+        nonlocal counts
+        counts += 1
+        await answers.wait()
+        return await count()
+
+    monkeypatch.setattr(waiting, "_count", slowly)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "CALLER_WAITS_S", 0.01)
+        with pytest.raises(BrokerUnavailable):
+            await waiting.of(LUMA)
+    answers.set()
+    assert [tier.events for tier in await waiting.of(LUMA)] == [1]
+    assert counts == 1
 
 
 async def test_a_broker_that_is_away_is_an_error_not_a_zero() -> None:

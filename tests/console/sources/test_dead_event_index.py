@@ -89,7 +89,7 @@ def test_a_page_counts_the_matching_events_of_each_tenant() -> None:
 
 
 def test_only_what_a_redrive_can_send_counts_as_such() -> None:
-    """Records that can't be read, are too large, or are kept in part stay where they are, though they have a tenant."""
+    """Records that can't be read, are too large, or are kept in part stay in the topic, though they have a tenant."""
     whose = (("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod"))
     unreadable = replace(letter(2), value=b"{", headers=(*letter(2).headers, *whose))
     in_part = replace(letter(3), headers=(*letter(3).headers, (TRUNCATED, b"headers")))

@@ -13,12 +13,13 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadCount, DeadQuery, RedriveModel
+from dispatcher.console.model import DeadQuery
+from dispatcher.console.resend_model import DeadCount, RedriveModel, SkippedCount
 from dispatcher.console.sources import dead_events as module
 from dispatcher.console.sources import redrive_jobs
 from dispatcher.console.sources.dead_event_index import DeadEventIndex
 from dispatcher.console.sources.dead_events import DeadLetterReader
-from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.outcomes import DeadReason, SkipReason
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.broker import EmbeddedBroker
@@ -31,7 +32,7 @@ from tests.console.sources.dead_letter_builders import LUMA, OTHER, Grave
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
-from tests.unit.examples import email_event
+from tests.unit.examples import email_event, webhook
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
@@ -204,6 +205,28 @@ async def test_events_that_the_retry_topic_refuses_are_named_by_the_job(
     assert (job.state, job.total, job.sent, job.too_large) == ("done", 2, 1, 1)
 
 
+async def test_events_that_the_webhook_would_skip_now_are_counted_by_rule(
+    log: DeadLetterReader, grave: Grave, settings: Settings
+) -> None:
+    for status, campaign in (("bounce", "winter"), ("error", "winter"), ("bounce", "spring")):
+        await grave.dead_letter(status=status, campaign=campaign)
+    await grave.dead_letter(OTHER, status="error")
+    await grave.dead_letter(value=b"{", headers=(("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod")))
+    await kept(log, 4)
+    assert log.would_be_skipped(LUMA, webhook().config, ids=None, query=ALL) == ()
+    narrow = webhook(events=["bounce"], campaigns=["winter"]).config
+    by_rule = {one.reason: one.events for one in log.would_be_skipped(LUMA, narrow, ids=None, query=ALL)}
+    assert by_rule == {SkipReason.STATUS: 1, SkipReason.CAMPAIGN: 1}
+    sms = webhook(channels=["sms"]).config
+    one = log.search(DeadQuery(tenant=LUMA, sendable=True), orgs=None).items[0].id
+    assert log.would_be_skipped(LUMA, sms, ids=frozenset({one}), query=ALL) == (SkippedCount(SkipReason.CHANNEL, 1),)
+    spring = DeadQuery(campaign_id="spring")
+    assert log.would_be_skipped(LUMA, sms, ids=None, query=spring) == (SkippedCount(SkipReason.CHANNEL, 1),)
+    await done(log, await log.redrive(LUMA, ids=None, query=spring, by="ada", orgs=MINE))
+    await kept(log, 3)
+    assert log.would_be_skipped(LUMA, sms, ids=None, query=spring) == ()
+
+
 async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
     settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +258,7 @@ async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
         assert (job.state, job.total, job.sent) == ("done", 5, 5)
         assert await sent(mortal, settings) == Counter(bounces)
         assert await log.count_matching(LUMA, DeadQuery(since=since, channels=frozenset({"email"}))) == DeadCount(1)
-        monkeypatch.setattr(module, "ANSWER_S", 0.0)
+        monkeypatch.setattr(module, "CHECK_S", 0.0)
         with pytest.raises(BrokerUnavailable):
             await log.count_matching(LUMA, query)
     assert error not in await sent(mortal, settings)
@@ -257,7 +280,7 @@ async def test_a_topic_that_takes_too_long_is_counted_in_part(
 
     assert await log.count_matching(LUMA, ALL) == DeadCount(3)
     monkeypatch.setattr(TopicReader, "records", slowly)
-    monkeypatch.setattr(module, "ANSWER_S", 2.0)
+    monkeypatch.setattr(module, "CHECK_S", 2.0)
     assert (await log.count_matching(LUMA, ALL)).is_at_least
 
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
+from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.sources import delivered_events as module
 from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.redrive_jobs import RedriveJobs

@@ -75,7 +75,11 @@ class MatchingEvents(DeadFilter):
 
 
 class RedriveOrder(RequestModel):
-    """Selection of the dead events to send again."""
+    """Selection of the dead events to send again.
+
+    Those whose channel, status or campaign the webhook doesn't want by now are skipped, and count as sent again:
+    `checkResend` counts them before.
+    """
 
     org: Word
     sandbox: Word

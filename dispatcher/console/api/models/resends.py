@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import Moment, ResponseModel, TenantFilter, TimeFilter, Word
-from dispatcher.console.model import RedriveModel, Time
+from dispatcher.console.model import Time
+from dispatcher.console.resend_model import RedriveModel, SkippedCount
 
 _MAX_IDS = 500
 
@@ -49,6 +50,10 @@ class ResendCheckModel(ResponseModel):
     delivered_since: Time | None
     """Time from which on deliveries are kept (`history.keep.delivered`), if `since` is earlier. Those before can't
     be found."""
+    would_be_skipped: tuple[SkippedCount, ...]
+    """How many of `delivered` and `dead` the webhook would skip, because its channels, events or campaigns lack their
+    values now. They are sent nevertheless; a dead one counts as sent again then. Lower bounds while `is_complete`
+    of the list of dead events is false."""
     too_many: bool
     """true if more delivered events match than one job sends: 10,000. Choose a shorter time."""
     warnings: tuple[str, ...]
