@@ -69,6 +69,10 @@ class Signing(ConfidentialGroup):
         end = self.ends.get(secret.fingerprint()) if self.ends else None
         return None if end is None else end.timestamp()
 
+    def secrets_at(self, now: float) -> list[Secret]:
+        """Returns the secrets that sign at `now`, in Unix seconds."""
+        return [one for one in self.secrets if (end := self.end_of(one)) is None or end > now]
+
     def count_at(self, now: float) -> int:
         """Returns how many secrets sign at `now`, in Unix seconds."""
         return len(self.secrets) - sum(end.timestamp() <= now for end in self.ends.values())

@@ -8,7 +8,7 @@ from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Pers
 from dispatcher.console.resend_model import RedriveModel
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotAllowed, NotFound, WouldBeSkipped
+from dispatcher.errors import ConfigError, NotAllowed, NotFound, WouldBeSkipped
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.records import AuditAction, ListedWebhook, StoredWebhook
 
@@ -33,6 +33,18 @@ async def save(
         by=person.name,
         orgs=person.orgs,
     )
+
+
+async def usable_config(services: Services, person: Person, webhook: StoredWebhook) -> WebhookConfig | None:
+    """Returns a webhook's configuration with its secrets; None if it can't be used: a secret can't be decrypted.
+
+    Raises:
+        NotFound: there is no such webhook any more.
+    """
+    try:
+        return await services.webhooks.for_delivery(webhook.id, orgs=person.orgs)
+    except ConfigError:  # the webhook's state and log report it
+        return None
 
 
 async def send_test(

@@ -54,20 +54,17 @@ class SigningKeyModel(ApiValue):
     """When its public key is withdrawn and the key erased; no value if that is not planned."""
 
 
-async def signing_keys_of(services: Services, person: Person, webhook: StoredWebhook) -> list[SigningKeyModel]:
+async def signing_keys_of(
+    services: Services, person: Person, webhook_id: str, config: WebhookConfig | None
+) -> list[SigningKeyModel]:
     """Returns the keys of the webhook's tokens, the newest first.
 
-    There are none if the dispatcher signs no tokens, or if the webhook can't be used because a secret can't be
-    decrypted. Raises NotFound if there is no such webhook.
+    There are none if the dispatcher signs no tokens. `config`: the result of `usable_config`.
     """
-    try:
-        config = await services.webhooks.for_delivery(webhook.id, orgs=person.orgs)
-    except ConfigError:  # the webhook's state and log report it
+    token = None if config is None else config.signed_token
+    if config is None or token is None:
         return []
-    token = config.signed_token
-    if token is None:
-        return []
-    dates = await services.webhooks.dates_of_secrets(webhook.id, orgs=person.orgs)
+    dates = await services.webhooks.dates_of_secrets(webhook_id, orgs=person.orgs)
     return await asyncio.to_thread(_described, token, config, dates, datetime.now(UTC))
 
 

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from dispatcher.auth.signatures import public_key_of
 from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Signing
 from dispatcher.console.actions import save
 from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.services import Services
@@ -62,16 +63,9 @@ async def signing_secrets_of(services: Services, person: Person, webhook: Stored
     ]
 
 
-async def ed25519_keys_of(services: Services, person: Person, webhook: StoredWebhook) -> list[str]:
-    """Returns the public keys `whpk_…` of a webhook whose secrets are all Ed25519 keys; otherwise nothing.
-
-    Nothing, too, if the webhook can't be used because a secret can't be decrypted.
-    """
-    try:
-        config = await services.webhooks.for_delivery(webhook.id, orgs=person.orgs)
-    except ConfigError:  # the webhook's state and log report it
-        return []
-    keys = [] if config.signing is None else [public_key_of(one) for one in config.signing.secrets]
+def ed25519_keys_in(signing: Signing | None, now: float) -> list[str]:
+    """Returns the public keys `whpk_…` if all secrets that sign at `now` are Ed25519 keys; otherwise nothing."""
+    keys = [] if signing is None else [public_key_of(one) for one in signing.secrets_at(now)]
     return [] if None in keys else [one for one in keys if one is not None]
 
 

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from dispatcher.console.actions import usable_config
 from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList
 from dispatcher.console.api.route import Call, Empty, Reply
 from dispatcher.console.model import Person
@@ -37,5 +38,5 @@ async def remove_key(call: Call[Empty, Empty]) -> Reply:
 
 
 async def _reply(services: Services, person: Person, stored: StoredWebhook) -> Reply:
-    keys = await signing_keys_of(services, person, stored)
+    keys = await signing_keys_of(services, person, stored.id, await usable_config(services, person, stored))
     return Reply(SigningKeyList(items=tuple(keys)), {"ETag": f'"{stored.version}"'})

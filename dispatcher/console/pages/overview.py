@@ -1,5 +1,6 @@
 """A webhook's pages: overview, configuration, signing secrets and keys, pause, reactivation and deletion."""
 
+import time
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from dispatcher.console.actions import usable_config
 from dispatcher.console.model import AttemptQuery, Window
 from dispatcher.console.outcomes import known_since
 from dispatcher.console.pages.charts import chart_of
@@ -26,7 +28,7 @@ from dispatcher.console.signing_keys import (
 from dispatcher.console.signing_secrets import (
     GeneratedSecret,
     Kind,
-    ed25519_keys_of,
+    ed25519_keys_in,
     end_signing_secret,
     generate_signing_secret,
     signing_secrets_of,
@@ -173,7 +175,8 @@ class OverviewPage:
         self, request: web.Request, made: GeneratedSecret | None = None, problem: str = "", status: int = 422
     ) -> web.StreamResponse:
         webhook, person = await self._renderer.webhook(request), person_of(request)
-        public_keys = await ed25519_keys_of(self._renderer.services, person, webhook)
+        config = await usable_config(self._renderer.services, person, webhook)
+        public_keys = [] if config is None else ed25519_keys_in(config.signing, time.time())
         return await self._renderer.page(
             request,
             "configuration.html",
@@ -188,7 +191,7 @@ class OverviewPage:
             sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person.is_admin),
             signing=await signing_secrets_of(self._renderer.services, person, webhook),
             ends=tuple(ENDS),
-            keys=await signing_keys_of(self._renderer.services, person, webhook),
+            keys=await signing_keys_of(self._renderer.services, person, webhook.id, config),
             starts=tuple(STARTS),
             jwks=keys_path(webhook.tenant),
             public_keys=public_keys,
