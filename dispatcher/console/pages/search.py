@@ -11,7 +11,7 @@ from aiohttp import web
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.search_text import readings
+from dispatcher.console.pages.search_text import has_several_addresses, readings
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body, words_in
@@ -20,7 +20,7 @@ from dispatcher.console.sources.history import HistoryLookup, is_address, with_t
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryQuery
-from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook
 
 PAGE: Final = 50
 MAX_TEXT: Final = 256
@@ -96,7 +96,7 @@ class SearchResult:
     """An entry, and the webhook of its tenant if there is one."""
 
     entry: HistoryEntry
-    webhook: StoredWebhook | None
+    webhook: StoredWebhook | ListedWebhook | None
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -118,10 +118,10 @@ class Search:
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
         left out. A text that looks like an address counts as an id if an event has it as its id.
         """
-        lookup, typed = (
-            self._renderer.services.history,
-            readings(str((await form_body(request)).get("q", ""))[:MAX_TEXT]),
-        )
+        lookup, text = self._renderer.services.history, str((await form_body(request)).get("q", ""))[:MAX_TEXT]
+        if has_several_addresses(text):
+            return to("/search?address=several")
+        typed = readings(text)
         may_be_address = any(map(is_address, typed))
         found: dict[str, str] = {}
         if lookup is not None and (may_be_address or len(typed) > 1):
@@ -142,6 +142,8 @@ class Search:
         older, problem = None, ""
         if lookup is None:
             problem = "There is no history store: the operator sets history.url in the settings"
+        elif request.query.get("address") == "several":
+            problem = "Search for one address at a time"
         elif "address" in request.query:
             problem = "Messages can't be found by address: the operator sets history.recipient_key in the settings"
         elif filters.time.problem:
@@ -169,14 +171,14 @@ async def _rows(
     renderer: Renderer, entries: Iterable[HistoryEntry], person: Person, known: Iterable[StoredWebhook] = ()
 ) -> list[SearchResult]:
     """Returns the entries with the webhooks of their tenants. Only those that aren't `known` are looked up."""
-    webhooks: dict[TenantKey, StoredWebhook | None] = {one.tenant: one for one in known}
-    rows = []
-    for entry in entries:
-        tenant = TenantKey(entry.org, entry.sandbox) if entry.org and entry.sandbox else None
-        if tenant is not None and tenant not in webhooks:
-            webhooks[tenant] = await renderer.services.webhooks.of_tenant(tenant, orgs=person.orgs)
-        rows.append(SearchResult(entry, None if tenant is None else webhooks[tenant]))
-    return rows
+    with_tenant = [
+        (entry, TenantKey(entry.org, entry.sandbox) if entry.org and entry.sandbox else None) for entry in entries
+    ]
+    webhooks: dict[TenantKey, StoredWebhook | ListedWebhook] = {one.tenant: one for one in known}
+    others = {tenant for _, tenant in with_tenant if tenant is not None and tenant not in webhooks}
+    if others:
+        webhooks |= await renderer.services.webhooks.list_tenants(others, orgs=person.orgs)
+    return [SearchResult(entry, None if tenant is None else webhooks.get(tenant)) for entry, tenant in with_tenant]
 
 
 @dataclass(frozen=True, slots=True)

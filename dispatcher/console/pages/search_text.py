@@ -8,6 +8,7 @@ from urllib.parse import unquote
 _AROUND: Final = " \t\r\n\u00a0\"'`,;<>[]{}“”„‘’«»"
 _IN_BRACKETS: Final = re.compile(r"<([^<>]*@[^<>]*)>")
 _LABELLED: Final = re.compile(r"""([A-Za-z_][\w .-]*)["'”]?\s*[:=]\s*(.+)""", re.DOTALL)
+_ADDRESS: Final = re.compile(r"""[^\s<>,;"']+@[^\s<>,;"']+""")
 _OF_LINKS: Final = frozenset({"mailto", "tel", "sms"})
 
 
@@ -27,6 +28,11 @@ def readings(text: str) -> list[str]:
             value = unquote(re.split("[?;]", value, maxsplit=1)[0])
         found.append(value.strip(_AROUND))
     return [_with_plain_dashes(one) for one in dict.fromkeys(found) if one]
+
+
+def has_several_addresses(text: str) -> bool:
+    """Returns True if the text has more than one e-mail address, as a line of recipients has."""
+    return len({one.casefold() for one in _ADDRESS.findall(text)}) > 1
 
 
 def _with_plain_dashes(text: str) -> str:

@@ -227,9 +227,9 @@ class WebhookListPage:
             found = await lookup.seen_without_webhook(time.time() - WINDOW_S["7d"], orgs=scope.orgs(person))
         except DispatcherError:
             return None
-        webhooks = self._renderer.services.webhooks
-        fresh = [one for one in found if scope.sandbox in (None, one.tenant.sandbox)][:MAX_SEEN]
-        return [one for one in fresh if await webhooks.of_tenant(one.tenant, orgs=person.orgs) is None]
+        seen = [one for one in found if scope.sandbox in (None, one.tenant.sandbox)]
+        existing = await self._renderer.services.webhooks.list_tenants([one.tenant for one in seen], orgs=person.orgs)
+        return [one for one in seen if one.tenant not in existing][:MAX_SEEN]
 
 
 def _severity(listed: ListedState) -> int:

@@ -144,7 +144,7 @@ async def test_an_id_that_looks_like_an_address_is_found_and_addresses_are_in_no
         ("mailto:jane%40luma.com", 1),
         ("Email: jane@luma.com", 1),
         ("root@localhost", 1),
-        ("a@x.com, b@x.com", 0),
+        ("Jane@luma.com <jane@luma.com>", 1),
         ("(0151) 2345678", 1),
         ("tel:+4915112345;ext=1", 1),
         ("+49\u00a0151\u00a02345678", 1),
@@ -162,6 +162,14 @@ async def test_an_address_is_found_however_it_is_pasted_and_is_in_no_url(
         url, page = await _submitted(session, typed)
         assert set(url.query) == {"recipient"}
         assert ("1 entry" in page, "Nothing is known about it" in page) == (number == 1, number == 0)
+
+
+@pytest.mark.parametrize("typed", ["a@x.com, b@x.com", "Jane <jane@luma.com>; Joe <joe@luma.com>", "a@x.com\nb@x.com"])
+async def test_several_addresses_are_not_taken_for_one(stage_with_addresses: Stage, typed: str) -> None:
+    async with _session(stage_with_addresses) as session:
+        url, page = await _submitted(session, typed)
+        assert url.query == {"address": "several"}
+        assert "Search for one address at a time" in page
 
 
 @pytest.mark.parametrize(
