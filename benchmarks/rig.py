@@ -194,6 +194,7 @@ class Rig:
         # JSON is YAML too, and many times as fast to write.
         text = yaml.dump({"apiVersion": "dispatcher/v1", "webhooks": list(webhooks)}, Dumper=yaml.CSafeDumper)
         (directory / "webhooks.yaml").write_text(text)
+        os.utime(directory / "webhooks.yaml", (0, 0))  # a start waits for files that were written just now
         return directory
 
     def dispatcher(

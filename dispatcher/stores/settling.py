@@ -2,16 +2,19 @@
 
 A copy over a network may pause in the middle of a file, whose beginning is often valid: webhooks are missing, and a URL
 names another host; half a secret file is a wrong secret. So a change of a plain file is used only after it has been the
-same for a while. A generation of Kubernetes is complete when it appears.
+same for a while; at the start of the process, the time since it was last written counts. A generation of Kubernetes is
+complete when it appears.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from dispatcher.stores.webhook_file import WebhookFileReading
+from dispatcher.errors import Problem
+from dispatcher.stores.webhook_file import WebhookFileReading, unreadable
 
 SETTLE_S: Final = 2.0
 """Time for which a new, changed or removed file must stay as it is before that is used."""
+_UNSETTLED: Final = f"is being written: it is used once it has been the same for {SETTLE_S:.0f} seconds"
 
 
 class SettlingFiles:
@@ -23,6 +26,20 @@ class SettlingFiles:
 
     def __bool__(self) -> bool:
         return bool(self._since)
+
+    def at_start(
+        self, found: Mapping[str, WebhookFileReading], now: float, unix_time: float
+    ) -> dict[str, WebhookFileReading]:
+        """Returns the first readings to use. A file that was written just now counts as one that can't be read.
+
+        Its tenants are unknown then, so that their events are held.
+        """
+        age_s = {name: max(0.0, unix_time - one.written_at) for name, one in found.items() if one.plain_fingerprint}
+        self._since = {name: (found[name].fingerprint, now - age) for name, age in age_s.items() if age < SETTLE_S}
+        return {
+            name: one if name not in self._since else unreadable(one.file, b"", [Problem(_UNSETTLED, file=one.file)])
+            for name, one in found.items()
+        }
 
     def settled(
         self, found: Mapping[str, WebhookFileReading], used: Mapping[str, WebhookFileReading], now: float

@@ -76,6 +76,8 @@ class WebhookFileReading:
     plain_fingerprint: bytes = b""
     """Hash of those parts, content or secret files, that are plain files: they may be read while they are written.
     Empty if all are of generations, which appear and change in one step."""
+    written_at: float = 0.0
+    """Unix time at which the newest of the plain files was last written when it was read; 0 if unknown."""
 
     @property
     def webhooks(self) -> tuple[Webhook, ...]:

@@ -7,6 +7,7 @@ generation. All files of one reading are of one generation.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -86,12 +87,24 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
     fingerprint = _fingerprint(content, secret_files, rules.scope)
     plain_content = b"" if _is_swapped(path) else content
     plain_files = frozenset(one for one in secret_files if not _is_swapped(one))
+    written_at = _last_written([path, *plain_files] if plain_content else plain_files)
     if plain_content and plain_files == secret_files:
         plain = fingerprint  # nothing is of a generation
     else:
         plain = _fingerprint(plain_content, plain_files, rules.scope) if plain_content or plain_files else b""
     reading = FileReader(directory, document, mistakes, rules).reading()
-    return replace(reading, fingerprint=fingerprint, plain_fingerprint=plain, secret_files=secret_files)
+    return replace(
+        reading, fingerprint=fingerprint, plain_fingerprint=plain, secret_files=secret_files, written_at=written_at
+    )
+
+
+def _last_written(paths: Iterable[Path]) -> float:
+    """Returns the Unix time at which the newest of these files was last written; 0 if there is none."""
+    newest = 0.0
+    for path in paths:
+        with suppress(OSError, ValueError):
+            newest = max(newest, path.stat().st_mtime)
+    return newest
 
 
 def _is_swapped(path: Path) -> bool:
@@ -106,7 +119,9 @@ def _is_swapped(path: Path) -> bool:
 
 def _unreadable(file: str, path: Path, fingerprint: bytes, problems: Iterable[Problem]) -> WebhookFileReading:
     reading = unreadable(file, fingerprint, problems)
-    return reading if _is_swapped(path) else replace(reading, plain_fingerprint=fingerprint)
+    if _is_swapped(path):
+        return reading
+    return replace(reading, plain_fingerprint=fingerprint, written_at=_last_written([path]))
 
 
 def _previous_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:

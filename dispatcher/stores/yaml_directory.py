@@ -5,7 +5,8 @@ immediately after a change in their directories. The directories are watched ins
 mounted file ends with Kubernetes' first swap. The result of a scan is applied in one step between two events, or not at
 all:
 
-- a file that changes is used as it was until its new content has been the same for two seconds (`settling`);
+- a file that changes is used as it was until its new content has been the same for two seconds (`settling`); the start
+  waits as long for a file that was written just now;
 - a webhook with a mistake keeps its last good version; if it has none, its tenant's events are held;
 - a file that can't be read keeps the webhooks it had; if it was never read, its tenants are unknown, and the events of
   every tenant without a webhook are held until it can be;
@@ -18,6 +19,7 @@ all:
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ _QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
 _TICK_S = 0.5  # interval of scans while files settle
 
+START_WITHIN_S: Final = 2 * SETTLE_S
+"""Time for which the start waits for files that are being written."""
 MAX_WHY: Final = 200
 """Characters of the watch's error in the log: it may quote a file's name."""
 
@@ -153,23 +157,37 @@ class YamlDirectory:
         self._listeners.append(listener)
 
     async def load(self) -> list[Problem]:
-        """Reads the directory now, and uses its files as they are. Returns the problems found.
+        """Reads the directory. Returns the problems found.
+
+        Waits for files that are being written, at most `START_WITHIN_S`; the tenants of those are unknown meanwhile.
 
         Raises:
             ConfigError: the directory can't be read, or it has files and none of them can be used.
         """
-        await self._scan(confirms=True, settles=False)
+        async with self._scanning:
+            if await self._read_files():
+                await self._apply(await self._settled_at_start(), confirms=True)
         unusable = self._readings and not any(reading.is_usable for reading in self._readings.values())
-        if unusable or (self._problems and not self._readings):
+        if (unusable and not self._settling) or (self._problems and not self._readings):
             raise ConfigError(self._problems)
         return list(self._problems)
+
+    async def _settled_at_start(self) -> Mapping[str, WebhookFileReading]:
+        now = asyncio.get_running_loop().time
+        until = now() + START_WITHIN_S
+        readings = self._settling.at_start(self._found, now(), time.time())
+        while self._settling and now() < until:
+            await asyncio.sleep(_TICK_S)
+            if await self._read_files():
+                readings = self._settling.settled(self._found, readings, now())
+        return readings
 
     async def run(self) -> None:
         """Follows the directory until cancelled. Errors of the directory and of the watch never end it."""
         can_watch = True
         while True:
             try:
-                if can_watch and self._watched:
+                if can_watch and self._watched and not self._settling:
                     await self._follow(self._watched)
                 else:
                     is_settling = bool(self._settling)
@@ -205,24 +223,25 @@ class YamlDirectory:
                 if self._watched != watched:
                     return
 
-    async def _scan(self, *, confirms: bool, settles: bool = True) -> None:
+    async def _scan(self, *, confirms: bool) -> None:
         async with self._scanning:
-            try:
-                self._found, self._watched = await self._read(
-                    partial(_read_all, self._directory, self._found, self._rules)
-                )
-            except OSError as error:  # TimeoutError among them
-                why = error.strerror or str(error)
-                problem = Problem(f"can't be read ({why}): what was loaded stays", "", str(self._directory))
-                self._apply_result(self._current, (problem,))
+            if not await self._read_files():
                 return
-            if not settles:
-                self._settling = SettlingFiles()
-            now = asyncio.get_running_loop().time()
-            readings = self._settling.settled(self._found, self._readings, now) if settles else self._found
+            readings = self._settling.settled(self._found, self._readings, asyncio.get_running_loop().time())
             if self._held_back is None and self._problems == own_problems(readings) and _same(readings, self._readings):
                 return
             await self._apply(readings, confirms=confirms)
+
+    async def _read_files(self) -> bool:
+        """Reads the files as they are. Returns False if the directory can't be read, which is then a problem."""
+        try:
+            self._found, self._watched = await self._read(partial(_read_all, self._directory, self._found, self._rules))
+        except OSError as error:  # TimeoutError among them
+            why = error.strerror or str(error)
+            problem = Problem(f"can't be read ({why}): what was loaded stays", "", str(self._directory))
+            self._apply_result(self._current, (problem,))
+            return False
+        return True
 
     async def _apply(self, readings: Mapping[str, WebhookFileReading], *, confirms: bool) -> None:
         old = self._current

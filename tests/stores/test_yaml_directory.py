@@ -23,7 +23,7 @@ from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 from dispatcher.telemetry import metrics
 from tests.stores.kubelet import MountedVolume
-from tests.stores.rescanning import rescan
+from tests.stores.rescanning import load_at_once, rescan
 
 
 def entry(org: str, sandbox: str = "prod", url: str = "https://hooks.example/x", more: str = "") -> str:
@@ -65,6 +65,7 @@ def directory_at(
     path: Path, check: CheckWebhook = no_check, interval: float = 60
 ) -> tuple[YamlDirectory, Notifications]:
     directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), Rules(check, scope_of(path)))
+    load_at_once(directory)
     notified = Notifications()
     directory.on_change(notified)
     return directory, notified
@@ -1055,6 +1056,79 @@ async def test_a_swapped_secret_is_used_at_once_beside_any_webhook_file(tmp_path
     write_secret("two")
     assert await header_after_a_scan(directory) == "two"
     assert not directory._settling
+
+
+async def test_a_file_that_is_being_written_at_the_start_is_waited_for(path: Path) -> None:
+    whole = content(*(entry(org) for org in "abcdef"))
+    (path / "a.yaml").write_text(whole[: whole.index("  - {name: c")])  # valid, and of fewer webhooks
+    directory = YamlDirectory(WebhookSettings(path=path), Rules(no_check, scope_of(path)))
+    loading = asyncio.create_task(directory.load())
+    await asyncio.sleep(0.2)
+    (path / "a.yaml").write_text(whole)
+    assert await loading == []
+    assert orgs(directory) == list("abcdef")
+
+
+async def test_a_secret_that_is_being_written_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    write_secret = secrets_at(volume.path, is_volume=False)
+    write_secret("")
+    volume.update({"a.yaml": content(entry("a", more=KEYED))})
+    directory = YamlDirectory(WebhookSettings(path=volume.path), Rules(no_check, scope_of(volume.path)))
+    loading = asyncio.create_task(directory.load())
+    for part in ("the-", "the-whole-key"):
+        await asyncio.sleep(0.2)
+        write_secret(part)
+    assert await loading == []
+    assert directory.all()[0].config.header_texts()["X-Api-Key"] == "the-whole-key"
+
+
+async def test_events_are_held_while_a_file_is_still_being_written_long_after_the_start(path: Path) -> None:
+    (path / "old.yaml").write_text(content(entry("old")))
+    os.utime(path / "old.yaml", (0, 0))
+    (path / "a.yaml").write_text(content(entry("a")))
+    is_writing = True
+
+    def write_on(config: WebhookConfig) -> list[tuple[str, str]]:
+        if is_writing and config.org == "a":  # the next scan finds another content
+            with (path / "a.yaml").open("a") as file:
+                file.write("#")
+        return []
+
+    directory = YamlDirectory(WebhookSettings(path=path), Rules(write_on, scope_of(path)))
+    await directory.load()
+    assert orgs(directory) == ["old"]
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("b"))
+    assert texts(directory, path) == ["a.yaml: is being written: it is used once it has been the same for 2 seconds"]
+    following = asyncio.create_task(directory.run())
+    await asyncio.sleep(1)
+    is_writing = False
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    async with asyncio.timeout(30):
+        while directory.problems:
+            assert orgs(directory) == ["old"]
+            await asyncio.sleep(0.05)
+    assert orgs(directory) == ["a", "b", "old"]
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following
+
+
+async def test_old_files_and_mounted_volumes_are_used_at_the_start_without_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_wait(_: float) -> None:
+        raise AssertionError("the start waits")
+
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({"a.yaml": content(entry("a"))})
+    (volume.path / "old.yaml").write_text(content(entry("old")))
+    os.utime(volume.path / "old.yaml", (0, 0))
+    directory = YamlDirectory(WebhookSettings(path=volume.path), Rules(no_check, scope_of(volume.path)))
+    monkeypatch.setattr(yaml_directory.asyncio, "sleep", no_wait)
+    assert await directory.load() == []
+    assert orgs(directory) == ["a", "old"]
 
 
 async def test_a_swapped_webhook_file_is_used_at_once_though_its_secret_is_plain(tmp_path: Path) -> None:
