@@ -23,8 +23,8 @@ from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.stores import WebhookSource
 from dispatcher.stores.webhook_file import MAX_PROBLEMS
 from dispatcher.telemetry import metrics
+from dispatcher.transport.certificate_expiry import certificate_expiries
 from dispatcher.transport.request import Endpoint
-from dispatcher.transport.tls import certificate_expiries
 
 
 @dataclass(frozen=True, slots=True)

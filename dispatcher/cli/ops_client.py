@@ -10,7 +10,7 @@ import typer
 from dispatcher.config.settings import OpsSettings
 from dispatcher.errors import DispatcherError
 from dispatcher.transport.failures import TransportError
-from dispatcher.transport.tls import TlsContexts
+from dispatcher.transport.tls_contexts import TlsContexts
 
 WITHIN_S = 5.0
 

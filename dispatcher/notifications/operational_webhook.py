@@ -9,7 +9,6 @@ from dispatcher.auth.signatures import Signer
 from dispatcher.config.notification_settings import OperationalWebhookSettings
 from dispatcher.delivery.verdicts import reason_of
 from dispatcher.notifications.mail import NotSent
-from dispatcher.transport.failures import without_webhook_ca
 from dispatcher.transport.request import Endpoint, Request, Transport
 
 TIMEOUT_S: Final = 10.0
@@ -41,7 +40,5 @@ class OperationalWebhook:
             Request(self._endpoint, tuple(headers), body, TIMEOUT_S, CONNECT_TIMEOUT_S)
         )
         if attempt.status is None or not 200 <= attempt.status < 300:
-            why = without_webhook_ca(attempt.detail) or (
-                f"answered {attempt.status}" if attempt.status else reason_of(attempt)
-            )
+            why = attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))
             raise NotSent(f"{self.name}: {why[:200]}", is_final=attempt.status == 410)

@@ -29,12 +29,14 @@ from dispatcher.transport.answer_head import (
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
 )
+from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import USER_AGENT, Endpoint, Request
 from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry
+from dispatcher.transport.tls_contexts import TlsContexts
+from dispatcher.transport.tls_sessions import TlsContext
 
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 _SPARE_CONNECTIONS = 64
@@ -117,7 +119,7 @@ class AiohttpTransport:
             else:
                 reason, detail = FailureReason.CONNECT_TIMEOUT, f"no connection within {request.timeout_s:g} s"
         except TransportError as failed:
-            reason, detail, phases = failed.reason, failed.detail, failed.phases
+            reason, detail, phases = failed.reason, failed.detail_for(request.endpoint), failed.phases
         except tuple(kind for kind, _ in FAILURE_OF) as error:
             reason, detail = _failure(error)
         head = None if progress.handler is None else progress.handler.head
@@ -140,7 +142,8 @@ class AiohttpTransport:
         )
 
     def _forget_session(self, endpoint: Endpoint) -> None:
-        self._contexts.of(endpoint).sessions.forget((endpoint.host, endpoint.port), is_refused=True)
+        if self._contexts.is_made(endpoint):  # else the bundle has changed meanwhile
+            self._contexts.of(endpoint).sessions.forget((endpoint.host, endpoint.port), is_refused=True)
 
     async def _post(self, request: Request, progress: RequestProgress) -> Attempt:
         endpoint = request.endpoint

@@ -23,7 +23,7 @@ from dispatcher.transport.answer_head import (
 )
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.resolver import ResolvedAddresses
-from dispatcher.transport.tls import TlsContext, remember_session
+from dispatcher.transport.tls_sessions import TlsContext, remember_session
 
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024

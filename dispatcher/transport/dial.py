@@ -19,11 +19,13 @@ import structlog
 from dispatcher.config.secrets import reread
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason, Phases
+from dispatcher.transport.certificate_expiry import note_expiry, note_refusal
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
+from dispatcher.transport.failures import TransportError, clip, connect_failure, describe, is_unknown_ca
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolver import ResolvedAddresses, Resolver
-from dispatcher.transport.tls import DIALLED, TlsContext, TlsContexts, note_expiry, note_refusal
+from dispatcher.transport.tls_contexts import TlsContexts
+from dispatcher.transport.tls_sessions import DIALLED, TlsContext
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -161,7 +163,10 @@ class Dialer:
         await self._refresh_password()
         proxy = self._proxy or proxy
         started = time.monotonic()
-        outer = self._contexts.of_operator() if proxy.tls else None
+        outer = None
+        if proxy.tls:
+            await self._contexts.prepare(None, route.timeout_s)
+            outer = self._contexts.of_operator()
         try:
             entrances = await self._resolver.lookup(proxy.host)
         except TransportError as error:
@@ -253,5 +258,5 @@ async def _with_tls(
 
 def _handshake_failure(error: OSError | ssl.CertificateError) -> TransportError:
     if isinstance(error, ssl.SSLError) or not isinstance(error, ConnectionError):
-        return TransportError(FailureReason.TLS, describe(error))
+        return TransportError(FailureReason.TLS, describe(error), is_unknown_ca=is_unknown_ca(error))
     return TransportError(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))

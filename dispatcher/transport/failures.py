@@ -11,6 +11,7 @@ from typing import Final
 
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.errors import DispatcherError
+from dispatcher.transport.request import Endpoint
 
 MAX_DETAIL = 256
 """Characters of `Attempt.detail`, and so of what a remote peer can write into our logs."""
@@ -18,7 +19,7 @@ MAX_DETAIL = 256
 
 _UNKNOWN_CA_CURE: Final = "; trust its CA in egress.ca_bundle"
 _WEBHOOK_CA_CURE: Final = ", or in the webhook's tls.ca"
-"""Helps with the webhook's endpoint only; token endpoints and the egress proxy are verified with `egress.ca_bundle`."""
+"""Helps with a webhook's own endpoint only: token endpoints and the egress proxy are verified with the bundle."""
 
 _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
 """OpenSSL's verify codes (X509_V_ERR_…) for a chain that ends at no trusted certificate."""
@@ -27,12 +28,21 @@ _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
 class TransportError(DispatcherError):
     """A request failed before its answer. `reason` is for metrics, `detail` for people."""
 
-    def __init__(self, reason: FailureReason, detail: str, phases: Phases | None = None) -> None:
+    def __init__(
+        self, reason: FailureReason, detail: str, phases: Phases | None = None, *, is_unknown_ca: bool = False
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.phases = phases
         """The phases that were completed, if known."""
+        self.is_unknown_ca = is_unknown_ca
+        """The server's certificate ends at no trusted one."""
+
+    def detail_for(self, endpoint: Endpoint) -> str:
+        """Returns the detail, with what helps this endpoint only."""
+        is_helped = self.is_unknown_ca and endpoint.is_webhook
+        return clip(self.detail + _WEBHOOK_CA_CURE) if is_helped else self.detail
 
 
 LOCAL_ERRORS: Final = frozenset(
@@ -74,7 +84,7 @@ def local_failure(error: BaseException) -> TransportError:
 def describe(error: BaseException) -> str:
     """Returns an exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        cure = _UNKNOWN_CA_CURE + _WEBHOOK_CA_CURE if error.verify_code in _UNKNOWN_CA else ""
+        cure = _UNKNOWN_CA_CURE if is_unknown_ca(error) else ""
         return clip(f"certificate not accepted: {error.verify_message}{cure}")
     if isinstance(error, ssl.SSLError):
         return clip(f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}")
@@ -83,9 +93,9 @@ def describe(error: BaseException) -> str:
     return clip(str(error) or type(error).__name__)
 
 
-def without_webhook_ca(detail: str) -> str:
-    """Returns the detail of a failure without the part about `tls.ca`, which only a webhook's own endpoint uses."""
-    return detail.replace(_WEBHOOK_CA_CURE, "")
+def is_unknown_ca(error: BaseException) -> bool:
+    """Returns True if a server's certificate was refused because it ends at no trusted one."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN_CA
 
 
 def clip(text: str) -> str:

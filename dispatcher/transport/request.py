@@ -39,6 +39,8 @@ class Endpoint:
     ca: Secret | None = None
     certificate: Secret | None = None
     key: Secret | None = None
+    is_webhook: bool = False
+    """Requests go to a webhook's own endpoint, whose CA the webhook may name; else to a service beside it."""
     derived: "dict[object, object]" = field(default_factory=dict, init=False, repr=False)
     """Data that each transport derives from the endpoint and keeps for the endpoint's lifetime."""
 
@@ -66,7 +68,7 @@ class Endpoint:
         tls = config.tls
         return cls(
             plain.scheme, plain.host, plain.port, plain.target, plain.authority, plain.headers,
-            tls.ca, tls.certificate, tls.key,
+            tls.ca, tls.certificate, tls.key, is_webhook=True,
         )  # fmt: skip
 
 

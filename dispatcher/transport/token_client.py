@@ -3,7 +3,6 @@
 from dispatcher.auth.token_answers import MAX_ANSWER, TokenAnswer
 from dispatcher.contract.outcomes import FailureReason, shown_to_tenants
 from dispatcher.contract.values import HttpHeaders
-from dispatcher.transport.failures import without_webhook_ca
 from dispatcher.transport.request import Endpoint, Request, Transport
 
 CONNECT_TIMEOUT_S = 3.0
@@ -37,5 +36,5 @@ class TokenClient:
             )
         )
         attempt = shown_to_tenants(answered)
-        detail = without_webhook_ca(attempt.detail) or (attempt.failure.value if attempt.failure else "")
+        detail = attempt.detail or (attempt.failure.value if attempt.failure else "")
         return TokenAnswer(attempt.status, attempt.body, detail, attempt.elapsed_s, attempt.failure in _OUR_OWN)

@@ -12,16 +12,9 @@ from collections.abc import Sequence
 
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import (
-    TransportError,
-    clip,
-    describe,
-    is_local,
-    local_failure,
-    without_webhook_ca,
-)
+from dispatcher.transport.failures import TransportError, clip, describe, is_local, local_failure
 from dispatcher.transport.happy_eyeballs import connect_first
-from dispatcher.transport.tls import TlsContext
+from dispatcher.transport.tls_sessions import TlsContext
 
 MAX_ANSWER = 8192
 """Bytes of the answer's header block."""
@@ -110,7 +103,7 @@ async def _connect(
 def _proxy_failure(error: OSError | ssl.CertificateError) -> TransportError:
     if is_local(error):
         return local_failure(error)
-    return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {without_webhook_ca(describe(error))}"))
+    return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}"))
 
 
 def _check(received: bytes, *, is_authorized: bool) -> None:

@@ -16,7 +16,7 @@ import trustme
 
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.transport import Transport, resolver
+from dispatcher.transport import Endpoint, Transport, resolver
 from dispatcher.transport.dial import Dialer, Dialled
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering
@@ -570,8 +570,10 @@ async def test_only_a_webhooks_own_endpoint_can_be_trusted_in_the_webhook(openin
     untrusted = server_context(trustme.CA())
     async with Server(answering(OK), untrusted).running() as server, serving(answering(OK)) as trusted:
         async with opening() as transport:
-            webhook = await transport.post(post_to(server.url))
+            webhook = await transport.post(post_to(replace(Endpoint.at(server.url), is_webhook=True)))
+            beside = await transport.post(post_to(server.url))
         async with opening(proxy=f"https://127.0.0.1:{server.port}") as transport:
             proxy = await transport.post(post_to(trusted.url))
     assert webhook.detail.endswith("; trust its CA in egress.ca_bundle, or in the webhook's tls.ca")
+    assert beside.detail.endswith("; trust its CA in egress.ca_bundle")
     assert proxy.detail.endswith("; trust its CA in egress.ca_bundle")

@@ -102,7 +102,7 @@ async def test_a_connection_is_not_used_again_past_its_age(
     server = Server(answering(OK), server_context(authority))
     settings = DeliverySettings.model_validate({"transport": transport, "connection_max_age": "100s"})
     egress = EgressSettings.model_validate({"allow": ["127.0.0.0/8"]})
-    monkeypatch.setattr("dispatcher.transport.tls.new_context", _trusting(authority))
+    monkeypatch.setattr("dispatcher.transport.tls_contexts.new_context", _trusting(authority))
     now = time.monotonic
     async with server.running(), open_transport(settings, egress) as sender:
         for skipped_s, connections in ((0, 1), (50, 1), (79, 1), (101, 2), (102, 2), (203, 3)):
@@ -120,7 +120,7 @@ def _trusting(authority: trustme.CA) -> object:
 
 def test_ages_differ_so_that_connections_do_not_end_together() -> None:
     from dispatcher.transport.dial import Dialer
-    from dispatcher.transport.tls import TlsContexts
+    from dispatcher.transport.tls_contexts import TlsContexts
 
     egress = EgressSettings()
     dialer = Dialer(egress, Resolver(egress, EgressGuard(egress)), TlsContexts(None), 300.0)

@@ -1,5 +1,7 @@
 """TLS for both transports: client certificates, rotation, resumption. Wrong set-ups are in tests/security/test_tls_setups."""
 
+import asyncio
+import gc
 import json
 import os
 import ssl
@@ -15,8 +17,9 @@ from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.webhook_files import read_directory
-from dispatcher.transport import Endpoint, Transport, tls
-from dispatcher.transport.tls import TlsContexts, new_context
+from dispatcher.transport import Endpoint, Transport, tls_contexts
+from dispatcher.transport.tls import new_context
+from dispatcher.transport.tls_contexts import TlsContexts
 from tests.stores.kubelet import MountedVolume
 from tests.transport.conftest import Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, NameServer, Peer, answering
@@ -233,7 +236,7 @@ async def test_a_session_is_not_offered_under_another_name(opening: Opener, serv
 async def test_a_new_ca_bundle_is_used_without_a_restart_and_a_bad_one_is_not(
     opening: Opener, serving: Serving, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "BUNDLE_CHECK_S", 0.0)
+    monkeypatch.setattr(tls_contexts, "BUNDLE_CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(bundle)
     reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -243,7 +246,9 @@ async def test_a_new_ca_bundle_is_used_without_a_restart_and_a_bad_one_is_not(
         new = tmp_path / "new"
         authority.cert_pem.write_to_path(new)
         os.replace(new, bundle)
-        after = await transport.post(post_to(endpoint))
+        async with asyncio.timeout(15):
+            while (after := await transport.post(post_to(endpoint))).status is None:
+                pass
         bundle.write_text("nonsense")
         kept = await transport.post(post_to(endpoint))
         bundle.unlink()
@@ -270,9 +275,12 @@ def test_endpoints_of_the_same_identity_share_a_context(ca_bundle: Path) -> None
     assert contexts.of(Endpoint.at(urls[0])) is not contexts.of(with_tls(urls[0], None, *pair))
 
 
-def test_contexts_are_bounded(monkeypatch: pytest.MonkeyPatch, ca_bundle: Path) -> None:
-    monkeypatch.setattr(tls, "MAX_CONTEXTS", 2)
-    contexts = TlsContexts(ca_bundle)
-    for _ in range(4):
-        contexts.of(with_tls("https://a.example/", trustme.CA().cert_pem.bytes()))
-    assert len(contexts) == 2
+def test_a_context_is_kept_for_as_long_as_an_endpoint_uses_it() -> None:
+    contexts = TlsContexts(None)
+    endpoints = [with_tls(f"https://a{i}.example/", trustme.CA().cert_pem.bytes()) for i in range(4)]
+    made = {id(contexts.of(endpoint)) for endpoint in endpoints}
+    assert {id(contexts.of(endpoint)) for endpoint in endpoints} == made
+    assert len(contexts) == 4
+    del endpoints[1:]
+    gc.collect()
+    assert len(contexts) == 1

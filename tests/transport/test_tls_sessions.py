@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.transport import Transport, tls
+from dispatcher.transport import Transport, certificate_expiry
 from tests.transport.conftest import Opener, Serving, post_to, server_context
 from tests.transport.real_servers import PostHandshakeServer, ResumptionRefuser, nginx, node
 from tests.transport.servers import OK, NameServer, Peer, answering
@@ -176,7 +176,7 @@ async def test_the_expiry_of_certificates_is_kept_by_host_and_port(
 ) -> None:
     import datetime
 
-    monkeypatch.setattr(tls, "_expiries", {})
+    monkeypatch.setattr(certificate_expiry, "_expiries", {})
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
     async with (
         nginx(tmp_path / "a", authority.issue_cert("127.0.0.1", not_after=soon), "return 200;") as short,
@@ -185,7 +185,7 @@ async def test_the_expiry_of_certificates_is_kept_by_host_and_port(
     ):
         for port in (short, long):
             assert (await transport.post(post_to(f"https://127.0.0.1:{port}/"))).status == 200
-    found = tls.certificate_expiries()
+    found = certificate_expiry.certificate_expiries()
     assert set(found) == {("127.0.0.1", short), ("127.0.0.1", long)}
     assert found["127.0.0.1", short] == pytest.approx(soon.timestamp(), abs=2)
     assert found["127.0.0.1", long] > soon.timestamp() + 86_400
@@ -197,30 +197,36 @@ async def test_a_certificate_that_has_expired_is_noted_and_its_renewal_too(
     """A refused certificate can't be read; that it has expired is known all the same."""
     import datetime
 
-    monkeypatch.setattr(tls, "_expiries", {})
+    monkeypatch.setattr(certificate_expiry, "_expiries", {})
     now = datetime.datetime.now(datetime.UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     gone_by = {"not_before": now - datetime.timedelta(days=9), "not_after": now - datetime.timedelta(days=1)}
     authority.issue_cert("127.0.0.1", **gone_by).configure_cert(context)
     async with Server(answering(OK), context).running() as server, opening() as transport:
         attempt = await transport.post(post_to(server.url))
-        assert (attempt.failure, tls.certificate_expiries().keys()) == (FailureReason.TLS, {("127.0.0.1", server.port)})
-        assert tls.certificate_expiries()["127.0.0.1", server.port] <= datetime.datetime.now(datetime.UTC).timestamp()
+        assert (attempt.failure, certificate_expiry.certificate_expiries().keys()) == (
+            FailureReason.TLS,
+            {("127.0.0.1", server.port)},
+        )
+        assert (
+            certificate_expiry.certificate_expiries()["127.0.0.1", server.port]
+            <= datetime.datetime.now(datetime.UTC).timestamp()
+        )
         authority.issue_cert("127.0.0.1").configure_cert(context)
         assert (await transport.post(post_to(server.url))).status == 200
-        assert tls.certificate_expiries()["127.0.0.1", server.port] > now.timestamp() + 86_400
+        assert certificate_expiry.certificate_expiries()["127.0.0.1", server.port] > now.timestamp() + 86_400
 
 
 async def test_a_certificate_refused_for_another_reason_has_not_expired(
     opening: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "_expiries", {})
+    monkeypatch.setattr(certificate_expiry, "_expiries", {})
     async with (
         Server(answering(OK), server_context(trustme.CA())).running() as server,
         opening() as transport,
     ):
         assert (await transport.post(post_to(server.url))).failure is FailureReason.TLS
-    assert tls.certificate_expiries() == {}
+    assert certificate_expiry.certificate_expiries() == {}
 
 
 # --- what a CA bundle may hold

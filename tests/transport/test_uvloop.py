@@ -9,7 +9,7 @@ import uvloop
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from dispatcher.transport import open_transport
-from dispatcher.transport.tls import DIALLED, TLSSessions
+from dispatcher.transport.tls_sessions import DIALLED, TLSSessions
 from tests.transport.conftest import post_to
 
 

@@ -4,8 +4,8 @@ import asyncio
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -23,7 +23,8 @@ from dispatcher.console.model import LaneModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.tasks import SingleFlight
 from dispatcher.transport.failures import TransportError
-from dispatcher.transport.tls import TlsContexts
+from dispatcher.transport.tls_contexts import TlsContexts
+from dispatcher.transport.tls_sessions import TlsContext
 
 REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
@@ -93,6 +94,7 @@ class RunningLanes:
 
     async def __aexit__(self, *_: object) -> None:
         await self._queries.close()
+        await self._contexts.close()
         if self._session is not None:
             await self._session.close()
 
@@ -159,25 +161,28 @@ class RunningLanes:
             self._report_unreachable(instance.url, error)
             return False
 
-    def _request(
-        self, method: str, instance: _Instance, path: str
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    @asynccontextmanager
+    async def _request(self, method: str, instance: _Instance, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("the lanes are not open")
         url, name = URL(instance.url + path, encoded=True), instance.host
         is_tls = url.scheme == "https"
         headers = {"host": name}
-        context = self._contexts.of_operator() if is_tls else True
+        context: TlsContext | bool = True
+        if is_tls:
+            await self._contexts.prepare(None, WITHIN_S)
+            context = self._contexts.of_operator()
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.reveal_text().strip()}"
-        return self._session.request(
+        async with self._session.request(
             method,
             url,
             headers=headers,
             ssl=context,
             server_hostname=(self._server_name or name) if is_tls else None,
             allow_redirects=False,
-        )
+        ) as answer:
+            yield answer
 
     async def _instances_of(self, url: str) -> Sequence[_Instance]:
         """Returns the dispatchers behind a URL, one for each address of its host."""

@@ -9,7 +9,8 @@ from typing import Final, Self
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
-from dispatcher.transport import tls
+from dispatcher.transport import tls_contexts
+from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError
@@ -19,7 +20,7 @@ from dispatcher.transport.http1.pool import Pool
 from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.request_head import HeaderBlock
 from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.tls import TlsContexts, certificate_expiry
+from dispatcher.transport.tls_contexts import TlsContexts
 
 DNS_CHECK_S: Final = 2.5
 """Seconds between an endpoint's checks for an outdated DNS answer. Answers older than 10 s are looked up again."""
@@ -136,7 +137,7 @@ class Http1Transport:
                 _forget_session(kept.destination)
                 _, attempt = await self._exchange(kept, request, started)
         except TransportError as failed:
-            return _failed(failed, started, reused=False)
+            return _failed(failed, started, reused=False, detail=failed.detail_for(request.endpoint))
         return attempt
 
     async def _exchange(self, kept: _PreparedEndpoint, request: Request, started: float) -> tuple[Connection, Attempt]:
@@ -195,7 +196,7 @@ class Http1Transport:
         kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
         kept.stack = self._pool.stack_of(kept.destination)
         kept.stack.answer = self._dialer.watch(endpoint.host)
-        kept.look_again = now + min(tls.BUNDLE_CHECK_S, DNS_CHECK_S)
+        kept.look_again = now + min(tls_contexts.BUNDLE_CHECK_S, DNS_CHECK_S)
 
     def _connection(self) -> Connection:
         return Connection(self._pool.forget, self._connections.discard)
@@ -232,9 +233,9 @@ def _forget_session(destination: Destination) -> None:
         destination.context.sessions.forget((destination.host, destination.port), is_refused=True)
 
 
-def _failed(failed: TransportError, started: float, *, reused: bool) -> Attempt:
+def _failed(failed: TransportError, started: float, *, reused: bool, detail: str = "") -> Attempt:
     return Attempt(
-        time.monotonic() - started, failure=failed.reason, detail=failed.detail, reused=reused,
+        time.monotonic() - started, failure=failed.reason, detail=detail or failed.detail, reused=reused,
         phases=failed.phases or NO_PHASES,
     )  # fmt: skip
 

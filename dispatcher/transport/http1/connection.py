@@ -27,7 +27,7 @@ from dispatcher.transport.answer_head import (
 )
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import BODY_WAIT_S
-from dispatcher.transport.tls import remember_session
+from dispatcher.transport.tls_sessions import remember_session
 
 _IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dispatcher.transport.http1.connection import Connection
 from dispatcher.transport.resolver import ResolvedAddresses
-from dispatcher.transport.tls import TlsContext
+from dispatcher.transport.tls_sessions import TlsContext
 
 
 class Destination(NamedTuple):

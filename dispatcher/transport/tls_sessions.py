@@ -1,0 +1,87 @@
+"""Resumes TLS sessions: a context keeps the last session of each server, which it offers to the next connection."""
+
+import ssl
+import time
+from collections import OrderedDict
+from contextvars import ContextVar
+
+MAX_SESSIONS = 1024
+_REFUSED_S = 3600.0
+
+HostAndPort = tuple[str, int]
+"""Host and port of a TLS server."""
+
+
+DIALLED: ContextVar[HostAndPort] = ContextVar("dialled")
+"""The server that the current task connects to. A handshake needs its port, which neither asyncio nor uvloop passes to
+`wrap_bio`: sessions belong to host and port. (uvloop takes no subclass of `str` as a host name.)"""
+
+
+class TlsObject(ssl.SSLObject):
+    """A TLS connection that knows its server's host and port."""
+
+    place: HostAndPort | None = None
+
+
+class TLSSessions:
+    """The last session of each server, bounded. A server that refused one is offered none for an hour."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[HostAndPort, ssl.SSLSession] = OrderedDict()
+        self._refused: OrderedDict[HostAndPort, float] = OrderedDict()
+
+    def get(self, place: HostAndPort) -> ssl.SSLSession | None:
+        """Returns the session to offer, if any."""
+        return self._kept.get(place)
+
+    def keep(self, place: HostAndPort, session: ssl.SSLSession) -> None:
+        """Keeps a session for the next connection."""
+        if self._refused and time.monotonic() < self._refused.get(place, 0.0):
+            return
+        self._kept[place] = session
+        self._kept.move_to_end(place)
+        if len(self._kept) > MAX_SESSIONS:
+            self._kept.popitem(last=False)
+
+    def forget(self, place: HostAndPort, *, is_refused: bool) -> None:
+        """Forgets the server's session. If `is_refused`, none is kept for an hour."""
+        self._kept.pop(place, None)
+        if not is_refused:
+            return
+        self._refused[place] = time.monotonic() + _REFUSED_S
+        self._refused.move_to_end(place)
+        if len(self._refused) > MAX_SESSIONS:
+            self._refused.popitem(last=False)
+
+
+class TlsContext(ssl.SSLContext):
+    """A TLS context that resumes the last session of each host and port (RFC 8446, section 2.2; RFC 5077)."""
+
+    sslobject_class = TlsObject
+    sessions: TLSSessions
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        place = DIALLED.get(None)
+        if place is not None and place[0] != server_hostname:
+            place = None  # the connection to a proxy, on the way to the server
+        if session is None and place is not None:
+            session = self.sessions.get(place)
+        wrapped = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(wrapped, TlsObject):
+            wrapped.place = place
+        return wrapped
+
+
+def remember_session(connection: ssl.SSLObject) -> None:
+    """Keeps a connection's session for the next one. With TLS 1.3 it has one only after bytes came from the server."""
+    context, session = connection.context, connection.session
+    place = connection.place if isinstance(connection, TlsObject) else None
+    if isinstance(context, TlsContext) and session is not None and place is not None:
+        context.sessions.keep(place, session)
