@@ -13,7 +13,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 import structlog
@@ -29,6 +28,7 @@ from dispatcher.stores.mass_removal import REMOVAL_AFTER_S, is_mass_removal
 from dispatcher.stores.sql.changes import NoNotices, listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.known_webhooks import KnownWebhooks
 from dispatcher.stores.sql.loading import WebhookRow, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
@@ -67,7 +67,7 @@ class SqlStore:
         self._database = database
         self._encryption = encryption
         self._poll_s = poll_s
-        self._rows: dict[TenantKey, WebhookRow] = {}  # as last read
+        self._rows = KnownWebhooks()
         self._seen: int | None = None  # value of the change counter up to which `_rows` is complete
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._away = ""
@@ -86,7 +86,7 @@ class SqlStore:
     @property
     def problems(self) -> Sequence[Problem]:
         """Problems of webhooks, whose events wait, and of the database."""
-        own = [problem for _, row in sorted(self._rows.items()) for problem in row.problems]
+        own = [problem for row in self._rows.unusable() for problem in row.problems]
         database: list[str] = []
         if self._away:
             database.append(f"does not answer ({self._away}): the last known webhooks are used")
@@ -105,10 +105,7 @@ class SqlStore:
     @property
     def content_hash(self) -> str:
         """Twelve hexadecimal digits of all webhooks in use, secrets included: the same in pods that agree."""
-        digest = blake2b(digest_size=6)
-        for webhook in self.all():
-            digest.update(f"{webhook.tenant}\n{webhook.revision}\n".encode())
-        return digest.hexdigest()
+        return self._rows.content_hash
 
     def get_cached(self, _: TenantKey, /) -> NotCached:
         """Returns `NOT_CACHED`: only the database can answer."""
@@ -184,7 +181,7 @@ class SqlStore:
 
     def all(self) -> list[Webhook]:
         """Returns every webhook in use, in order of tenants, as of the last change that was seen."""
-        return [row.webhook for _, row in sorted(self._rows.items()) if row.webhook is not None]
+        return self._rows.webhooks()
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
         """Registers a listener, called on the loop with the tenants whose webhook is new, different or gone.
@@ -219,7 +216,7 @@ class SqlStore:
 
     def _is_news(self) -> ColumnElement[bool]:
         """Returns the condition for rows that have changed since the last time, or that could not be used then."""
-        unusable = sorted(row.id for row in self._rows.values() if row.webhook is None)
+        unusable = sorted(row.id for row in self._rows.unusable())
         return or_(webhooks.c.changed > self._seen, webhooks.c.id.in_(unusable[:MOST_READ_AGAIN]))
 
     async def run(self) -> None:
@@ -283,8 +280,8 @@ class SqlStore:
         changed = {row.tenant for row in rows if not self._is_as_known(row)}
         if is_all:
             changed |= self._rows.keys()
-            old = {} if self._seen is not None else self._rows
-            self._rows = {}
+            old = KnownWebhooks() if self._seen is not None else self._rows
+            self._rows = KnownWebhooks()
             rows = [_newer(old.get(row.tenant), row) for row in rows]
         for row in rows:
             known = self._rows.get(row.tenant)
@@ -328,11 +325,10 @@ class SqlStore:
         metrics.RELOAD_OK.set(0 if problems else 1)
         if not problems:
             metrics.RELOAD_TIME.set_to_current_time()
-        webhooks_in_use, content_hash = len(self.all()), self.content_hash
-        metrics.CONFIG_TENANTS.set(webhooks_in_use)
+        metrics.CONFIG_TENANTS.set(self._rows.usable_count)
         metrics.CONFIG_HASH.clear()
-        metrics.CONFIG_HASH.labels(content_hash).set(1)
-        log.info("webhooks loaded", webhooks=webhooks_in_use, changed=changed, problems=len(problems))
+        metrics.CONFIG_HASH.labels(self.content_hash).set(1)
+        log.info("webhooks loaded", webhooks=self._rows.usable_count, changed=changed, problems=len(problems))
 
 
 def _newer(known: WebhookRow | None, row: WebhookRow) -> WebhookRow:
