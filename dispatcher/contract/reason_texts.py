@@ -141,3 +141,13 @@ FAILED: Final[Mapping[str, FailureText]] = {
         "No token", "no access token", "No authentication token could be obtained for {of}."
     ),
 }
+
+
+def death_in_words(reason: str) -> str:
+    """Returns why an event died; continues the words "Dead: ". Spells a reason of a later version."""
+    return DEAD[reason].text if reason in DEAD else reason.replace("_", " ")
+
+
+def failure_in_words(reason: str) -> str:
+    """Returns why an attempt had no answer; continues the words "Attempt 2: ". Spells a reason of a later version."""
+    return FAILED[reason].text if reason in FAILED else reason.replace("_", " ")

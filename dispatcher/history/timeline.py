@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.reason_texts import DEAD, FAILED, SKIPPED, WAITING
+from dispatcher.contract.reason_texts import SKIPPED, WAITING, death_in_words, failure_in_words
 
 
 def utc_text(at_ms: int) -> str:
@@ -51,7 +51,7 @@ def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:
         case HistoryOutcome.PARKED | HistoryOutcome.HELD:
             return WAITING.get(reason, spelt)
         case HistoryOutcome.DEAD:
-            return DEAD[reason].text if reason in DEAD else spelt
+            return death_in_words(reason)
         case _:
             return reason
 
@@ -75,6 +75,4 @@ def details(entry: HistoryEntry) -> str:
 def _answer(entry: HistoryEntry) -> str:
     if entry.status is not None:
         return f"answered {entry.status}"
-    if entry.reason in FAILED:
-        return FAILED[entry.reason].text
-    return entry.reason.replace("_", " ") or "no answer"
+    return failure_in_words(entry.reason) or "no answer"

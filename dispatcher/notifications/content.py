@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.contract.reason_texts import DEAD
+from dispatcher.contract.reason_texts import death_in_words, failure_in_words
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.notifications.news import News, NewsKind
@@ -216,15 +216,14 @@ def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str,
         if report.death_reason:
             facts.append(("Why the last one died", _death_in_words(report)))
     if report.failed_at is not None and _is_cause(kind, report):
-        answer = f"{report.failure_status}" if report.failure_status else report.failure_reason.replace("_", " ")
+        answer = f"{report.failure_status}" if report.failure_status else failure_in_words(report.failure_reason)
         facts.append(("Last failed attempt", clean(f"{answer}, {date_text(report.failed_at)}")))
     facts.append(("Last delivery", "none is known" if report.delivered_at is None else date_text(report.delivered_at)))
     return facts
 
 
 def _death_in_words(report: StateReport) -> str:
-    known = DEAD.get(report.death_reason)
-    words = report.death_reason.replace("_", " ") if known is None else known.text
+    words = death_in_words(report.death_reason)
     return clean(f"{words} ({report.death_detail})" if report.death_detail else words)
 
 
