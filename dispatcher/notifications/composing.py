@@ -62,16 +62,16 @@ class Composer:
         return self.keyed(contact_of(address))
 
     def recipients(self, webhook: Webhook | None, contacts: Contacts) -> list[str]:
-        """Returns the confirmed addresses of a webhook."""
+        """Returns the confirmed addresses of a webhook, each once."""
         if webhook is None or self.settings.smtp is None or self.links is None:
             return []
-        tenant = webhook.tenant
-        found = []
+        found: dict[str, str] = {}
         for address in webhook.config.notify.emails:
-            known = contacts.get((tenant, self.contact_of(address)))
+            contact = self.contact_of(address)
+            known = contacts.get((webhook.tenant, contact))
             if known is not None and known.status == "confirmed":
-                found.append(address)
-        return found
+                found.setdefault(contact, address)
+        return list(found.values())
 
     def url_of(self, purpose: Purpose, tenant: TenantKey, address: str, now: float) -> str:
         """Returns the link that confirms an address or stops its notifications; empty if there can be none."""
@@ -81,13 +81,11 @@ class Composer:
         return f"{self.public_url}/notifications/link?token={token}"
 
     def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...]) -> list[Message]:
-        """Returns the e-mails to the operator's addresses."""
+        """Returns the e-mails to the operator's addresses, one to each."""
         if self.settings.smtp is None:
             return []
-        text = encode(content)
-        return [
-            Message(OPERATOR, kind, kinds, "email", address, text, content.title) for address in self.settings.operator
-        ]
+        text, addresses = encode(content), {contact_of(address): address for address in self.settings.operator}
+        return [Message(OPERATOR, kind, kinds, "email", one, text, content.title) for one in addresses.values()]
 
     def to_webhook(self, sections: Sequence[Section], kind: str = "notice") -> list[Message]:
         """Returns an operational webhook for each section: if one fails, only that one is repeated."""

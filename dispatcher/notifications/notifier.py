@@ -231,14 +231,14 @@ class Notifier:
         is_to_contact = message.channel == "email" and message.tenant != OPERATOR
         if not is_to_contact or self._composer.links is None:
             return True
-        webhook = self._webhook_of(message.tenant)
+        webhook, contact = self._webhook_of(message.tenant), self._composer.contact_of(message.recipient)
         if webhook is None:  # one that can't be used isn't deleted, and named the contact when it could be used last
             is_named = self._is_held(message.tenant)
         else:
-            is_named = message.recipient in webhook.config.notify.emails
+            is_named = contact in map(self._composer.contact_of, webhook.config.notify.emails)
         if not is_named or message.kind == "confirm":
             return is_named
-        known = (await self._store.contacts_of(message.tenant)).get(self._composer.contact_of(message.recipient))
+        known = (await self._store.contacts_of(message.tenant)).get(contact)
         return known is not None and known.status == "confirmed"
 
     def _webhook_of(self, tenant: TenantKey) -> Webhook | None:

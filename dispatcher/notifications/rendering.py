@@ -73,12 +73,12 @@ class MailRenderer:
         No header takes a line break: texts are cleaned, and the addresses were checked when the settings were read.
 
         Raises:
-            ValueError: the recipient is no address.
+            ValueError: the recipient isn't an address.
         """
         host = self._sender.rpartition("@")[2]
         mail = EmailMessage(policy=_POLICY)
         mail["From"], mail["To"] = f"{_PRODUCT} <{written(self._sender)}>", written(message.recipient)
-        Address(addr_spec=mail["To"])  # raises if it is none
+        Address(addr_spec=mail["To"])  # raises for a text that isn't an address
         mail["Subject"] = clean(content.title, MAX_SUBJECT)
         mail["Date"] = format_datetime(datetime.fromtimestamp(message.created_at, UTC))
         mail["Message-ID"] = f"<{message.id}@{host}>"

@@ -1,4 +1,4 @@
-"""What the history worker knows of webhooks: those in use, and whether a tenant may have one that can't be used."""
+"""The webhooks that the history worker has: those in use, and whether a tenant may have one that can't be used."""
 
 import asyncio
 from pathlib import Path

@@ -289,6 +289,26 @@ async def test_addresses_are_used_only_after_they_were_confirmed(scene: Scene, m
         await scene.desk.use("made.up")
 
 
+async def test_an_address_that_is_named_twice_receives_each_message_once(
+    tmp_path: Path, issued: Certificates, mail: MailServer, history: Database
+) -> None:
+    """In any case of its letters; and it stays the same contact if only their case is edited."""
+    settings = settings_for(tmp_path, issued, mail, None, operator=[OPERATOR, OPERATOR.upper(), OPERATOR])
+    async with open_scene(settings, history) as scene:
+        scene.webhooks = [webhook_of(LUMA, CONTACT, CONTACT.upper(), CONTACT)]
+        await confirmed(scene, mail, CONTACT)
+        assert await scene.desk.send_test(scene.webhooks[0].config, "admin") == 1
+        assert await scene.desk.send_test(None, "admin") == 1
+        await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
+        await scene.work(1)
+        assert sorted(str(one["To"]).lower() for one in mail.received) == [OPERATOR, CONTACT, CONTACT]
+        await scene.store.add(Changes({}, [], [a_message("failing")]))
+        scene.webhooks = [webhook_of(LUMA, CONTACT.upper())]
+        mail.received.clear()
+        await scene.notifier.send_due("email")
+        assert [str(one["To"]) for one in mail.received] == [CONTACT]
+
+
 async def test_tenants_can_not_have_us_write_to_many_addresses(scene: Scene, mail: MailServer) -> None:
     victim = "victim@elsewhere.example"
     scene.webhooks = [webhook_of(TenantKey(f"org-{number}", "prod"), victim) for number in range(10)]

@@ -58,7 +58,7 @@ class ContactTable:
     async def note_asked(
         self, connection: AsyncConnection, asked: Sequence[tuple[TenantKey, str]], now_ms: int
     ) -> None:
-        """Notes that contacts are asked to confirm, perhaps once more."""
+        """Notes that contacts receive a confirmation message, perhaps once more."""
         await self._key(connection, contacts.c.org.in_(sorted({tenant.org for tenant, _ in asked})))
         await connection.execute(
             text(
