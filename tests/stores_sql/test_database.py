@@ -154,7 +154,7 @@ async def test_a_sqlite_file_that_is_replaced_is_opened_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("statement", [1, 2, 3])
 async def test_a_change_that_is_cancelled_leaves_nothing_locked(empty_url: Secret, statement: int) -> None:
-    """A timeout cancels, too. Nobody may have to wait for the garbage collector."""
+    """A timeout cancels, too. No other change may have to wait for the garbage collector."""
     database = Database(empty_url, create=True)
     async with database.write() as connection:
         await connection.execute(text("CREATE TABLE things (name INTEGER PRIMARY KEY)"))

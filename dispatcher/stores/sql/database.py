@@ -308,7 +308,7 @@ class _RollsBackAtClose(sqlite3.Connection):
     """A connection that gives its lock back when it is closed.
 
     SQLite keeps a closed connection, with its transaction and lock, until the last of its cursors is gone. A cancelled
-    change leaves cursors to the garbage collector, and nobody else could write to the file until then.
+    change leaves cursors to the garbage collector, and no other connection could write to the file until then.
     """
 
     def close(self) -> None:
