@@ -30,7 +30,7 @@ class CancelledAt:
             error = None
             try:
                 yield waited_for
-            except BaseException as raised:  # noqa: BLE001  (handed on)
+            except BaseException as raised:
                 error = raised
 
 
