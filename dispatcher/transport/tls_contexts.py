@@ -25,6 +25,8 @@ FIRST_BUNDLE_CHECK_S = 1.0
 """Seconds to the next try while the operator's CA bundle was never read."""
 BUNDLE_CHECK_S = 10.0
 """Seconds between two checks of the operator's CA bundle for a change."""
+_KNOWN_BUNDLE_WITHIN_S: Final = 1.0
+"""Time for which a connection waits for the check of a bundle that was read before: its volume may hang."""
 _BUNDLE: Final = b""
 """Key of the task that checks the bundle, beside the identities of those that make contexts."""
 
@@ -95,7 +97,7 @@ class TlsContexts:
     def is_made(self, endpoint: Endpoint | None) -> bool:
         """Returns whether the endpoint's context is ready; None: the operator's. Used on the event loop.
 
-        Begins a check of the bundle if one is due. A changed bundle is used once it was read.
+        Begins a check of the bundle if one is due: a connection that was made with another bundle isn't used for long.
         """
         if self._bundle is not None and self._bundle.is_due:
             self._start_check(self._bundle)
@@ -104,13 +106,17 @@ class TlsContexts:
     async def prepare(self, endpoint: Endpoint | None, within_s: float) -> None:
         """Makes the endpoint's context in a thread, if it is new, so that `of` finds it; None: the operator's.
 
-        One is made at a time: after a change of the bundle all of them are new.
+        Call it for each new connection, so that the bundle is used as it is now. One context is made at a time: after a
+        change of the bundle all of them are new.
 
         Raises:
             TransportError: LOCAL, if it takes too long, or if this machine or the operator's bundle fails.
         """
         try:
             async with asyncio.timeout(within_s):
+                if self._bundle is not None and (self._bundle.is_due or _BUNDLE in self._tasks):
+                    most_s = None if self._is_bundle_missing else _KNOWN_BUNDLE_WITHIN_S
+                    await asyncio.wait({self._start_check(self._bundle)}, timeout=most_s)
                 while not self.is_made(endpoint):
                     await self._make_next(endpoint)
         except TimeoutError:
@@ -170,8 +176,7 @@ class TlsContexts:
         return self._tasks.start(_BUNDLE, lambda: self._check(bundle))
 
     async def _check(self, bundle: CaBundle) -> None:
-        async with self._making:
-            found = await asyncio.to_thread(bundle.read_if_changed)
+        found = await asyncio.to_thread(bundle.read_if_changed)
         if found is not None:
             self._use(*found)
 
@@ -185,10 +190,7 @@ class TlsContexts:
         self._of_identity[_identity_of((authorities, None, None))] = context
 
     async def _make_next(self, endpoint: Endpoint | None) -> None:
-        """Reads the bundle if it was never read, or makes the endpoint's context."""
-        if self._bundle is not None and self._is_bundle_missing and (self._bundle.is_due or _BUNDLE in self._tasks):
-            await asyncio.wait({self._start_check(self._bundle)})
-            return
+        """Makes the endpoint's context, unless the bundle changes meanwhile."""
         pem = self._pem_of(endpoint)
         identity = _identity_of(pem)
         task = self._tasks.start(identity, lambda: self._make(identity, pem))
@@ -196,7 +198,7 @@ class TlsContexts:
         if task.cancelled():
             raise TransportError(FailureReason.LOCAL, "the dispatcher is stopping")
         context = task.result()
-        if context is not None and pem == self._pem_of(endpoint):  # else the bundle has changed meanwhile
+        if context is not None and pem == self._pem_of(endpoint):
             self._remember(endpoint, context)
 
     async def _make(self, identity: bytes, pem: _Pem) -> TlsContext | TransportError:

@@ -105,6 +105,23 @@ async def test_a_bundle_is_read_in_a_thread_at_the_start_and_after_each_change(
     assert making.most == 1
 
 
+async def test_a_bundle_whose_volume_hangs_is_used_as_it_was(
+    opening: Opener, serving: Serving, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    authority.cert_pem.write_to_path(bundle)
+    monkeypatch.setattr(tls_contexts, "BUNDLE_CHECK_S", 0.0)
+    monkeypatch.setattr(tls_contexts, "_KNOWN_BUNDLE_WITHIN_S", 0.1)
+    is_back = threading.Event()
+    async with serving(answering(OK)) as server, opening(ca_bundle=bundle) as transport:
+        assert (await transport.post(post_to(server.url))).status == 200
+        monkeypatch.setattr(tls_contexts.CaBundle, "read_if_changed", lambda _: is_back.wait(60) and None)
+        endpoints = [Endpoint.at(server.url), with_identity(server.url, authority, 1)]
+        attempts = [await transport.post(post_to(endpoint)) for endpoint in endpoints]
+        is_back.set()
+    assert [attempt.status for attempt in attempts] == [200, 200]
+
+
 async def test_the_context_of_an_egress_proxy_is_made_in_a_thread(
     opening: Opener, serving: Serving, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
