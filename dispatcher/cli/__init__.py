@@ -4,6 +4,8 @@
 (EX_CONFIG of sysexits.h).
 """
 
+import errno
+import os
 import sys
 
 import typer
@@ -23,11 +25,14 @@ from dispatcher.cli import (
     trace,
     webhooks,
 )
+from dispatcher.cli.options import placed
 from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.telemetry.build_form import FORM
 
 EX_CONFIG = 78
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Errors of a file or device that output is written to."""
 
 app = typer.Typer(
     name="dispatcher",
@@ -62,8 +67,14 @@ def main() -> None:
         app()
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(str(problem), err=True)
+            typer.echo(str(placed(problem)), err=True)
         sys.exit(EX_CONFIG)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        typer.echo(f"dispatcher: the output can't be written: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered would fail once more
+        sys.exit(1)
     except UnicodeEncodeError:
         if all(_is_utf8(argument) for argument in sys.argv):
             raise

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.config.loader import load_settings
+from dispatcher.config.loader import load_settings, with_place
 from dispatcher.config.settings import Settings
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import Problem
 from dispatcher.telemetry.logs import configure_logging
 
 ConfigPath = Annotated[
@@ -17,6 +18,9 @@ ConfigPath = Annotated[
 ]
 DEFAULT_CONFIG = Path("/etc/dispatcher/dispatcher.yaml")
 
+_loaded: list[Path] = []
+"""Files of settings that this command has read."""
+
 
 def settings_at(path: Path) -> Settings:
     """Returns the settings, with the environment's overrides.
@@ -24,7 +28,13 @@ def settings_at(path: Path) -> Settings:
     Raises:
         ConfigError: they can't be used.
     """
+    _loaded.append(path)
     return load_settings(path, os.environ)
+
+
+def placed(problem: Problem) -> Problem:
+    """Returns a problem of the settings with file and line of its value, or the variable that the value came from."""
+    return with_place(problem, _loaded[-1], os.environ) if _loaded else problem
 
 
 def quiet_settings_at(path: Path) -> Settings:

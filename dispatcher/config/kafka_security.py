@@ -125,3 +125,21 @@ class KafkaSecurity(SettingsGroup):
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together: give both")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_that_would_be_ignored(self) -> Self:
+        """Refuses credentials and certificates that would have no effect: their author does not expect plaintext."""
+        given = {name for name in type(self).model_fields if name != "protocol" and getattr(self, name) is not None}
+        if not self.protocol.endswith("SSL") and (ignored := given & {"ca", "certificate", "key"}):
+            secured = "SASL_SSL" if self.protocol.startswith("SASL") else "SSL"
+            raise ValueError(f"protocol {self.protocol} doesn't use {_listed(ignored)}: write protocol: {secured}")
+        if not self.protocol.startswith("SASL") and (ignored := given & {"mechanism", "username", "password", "oauth"}):
+            raise ValueError(f"protocol {self.protocol} doesn't use {_listed(ignored)}: write protocol: SASL_SSL")
+        unused = {"username", "password"} if self.mechanism == "OAUTHBEARER" else {"oauth"}
+        if ignored := given & unused:
+            raise ValueError(f"mechanism {self.mechanism} doesn't use {_listed(ignored)}: leave it out")
+        return self
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(name for name in KafkaSecurity.model_fields if name in names)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.names import Name
 from dispatcher.config.settings_group import SettingsGroup
-from dispatcher.config.units import Bytes, Seconds
+from dispatcher.config.units import NO_SWITCH, Bytes, Seconds
 
 _HOST = re.compile(r"[^\s/;:@?#\[\]]+")
 _SEPARATOR = re.compile(r"[\s;]")
@@ -104,9 +104,9 @@ class KafkaSettings(SettingsGroup):
     commit_interval: Annotated[Seconds, Field(ge=0.01, le=60)] = 0.05
     """Interval between commits. A commit is delayed by up to a second while it would cover fewer records than half the
     requests in flight. A crash repeats the records finished since the last commit, and those in flight."""
-    partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    partition_window: Annotated[int, Field(ge=1, le=100_000), NO_SWITCH] = 10_000
     """Maximum distance of a partition's first and last unfinished record; past it, the partition is paused."""
-    max_unfinished: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    max_unfinished: Annotated[int, Field(ge=1, le=10_000_000), NO_SWITCH] = 20_000
     """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
     max_unfinished_bytes: Bytes = 128 * 1024 * 1024
     """Maximum size of all unfinished records together: values, keys and headers."""

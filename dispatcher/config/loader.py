@@ -74,6 +74,22 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def with_place(problem: Problem, path: Path, environ: Mapping[str, str]) -> Problem:
+    """Returns a problem of a setting, found after the settings were loaded, with the place of the setting's value.
+
+    Problems that have a place, or concern no setting, are returned as they are.
+    """
+    loc = path_of(problem.key)
+    if problem.file or not loc or loc[0] not in Settings.model_fields:
+        return problem
+    try:
+        document = read_document(path)
+    except ConfigError:  # it was changed meanwhile
+        return problem
+    overrides = _Overrides(environ, exempt=_named_in_references(document.data))
+    return overrides.placed(replace(problem, file=document.file, line=document.line(loc)), document)
+
+
 class _Overrides:
     """The settings in the environment, by place, and the mistakes in them."""
 
@@ -134,7 +150,7 @@ def _is_not_ours(name: str, value: str) -> bool:
 
 
 def _unknown_group(loc: Loc) -> str:
-    near = nearest("__".join(map(str, loc)), _variables(Settings))
+    near = nearest("__".join(map(str, loc)), set(_variables(Settings)) - {"apiVersion"})
     hint = f"did you mean {PREFIX}{near.upper()}?" if near else "rename it, or unset it"
     return f"names no setting, and {PREFIX}… is for settings; {hint}"
 
@@ -223,6 +239,8 @@ def _paths(
 def _path_problem(path: Path, *, wants_directory: bool) -> str | None:
     try:
         if wants_directory:
+            if path.exists() and not path.is_dir():
+                return f"is a file ({path}): name the directory"
             if not path.is_dir():
                 return f"no such directory ({path}): create it, or correct the path"
             readable = os.access(path, os.R_OK | os.X_OK)

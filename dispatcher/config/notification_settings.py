@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secrets import TextSecret
 from dispatcher.config.settings_group import LongKey, SettingsGroup
-from dispatcher.config.units import Seconds
+from dispatcher.config.units import NO_SWITCH, Seconds
 from dispatcher.config.webhooks import EmailAddress, Signing
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -33,7 +33,7 @@ class SmtpSettings(SettingsGroup):
 
     host: Annotated[str, AfterValidator(_checked_host)]
     """Host name of the mail server."""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535), NO_SWITCH] | None = None
     """By default 587, with security `tls` 465, with `none` 25."""
     security: Literal["starttls", "tls", "none"] = "starttls"
     """`starttls`: TLS after the greeting, required. `tls`: TLS from the first byte. `none`: no TLS, and no password

@@ -16,7 +16,7 @@ from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import PaddedTextSecret, Secret, TextSecret
 from dispatcher.config.settings_group import ListenHost, LongKey, LongText, Port, SettingsGroup
-from dispatcher.config.units import Bytes, Seconds
+from dispatcher.config.units import NO_SWITCH, Bytes, Seconds
 from dispatcher.config.web_addresses import checked_url
 
 
@@ -54,7 +54,7 @@ class WebhookSettings(SettingsGroup):
     """Time for which a cached webhook is used before the store is queried again."""
     negative_ttl: Seconds = 5
     """Time for which a tenant without a webhook is cached."""
-    cache_size: Annotated[int, Field(ge=1)] = 100_000
+    cache_size: Annotated[int, Field(ge=1), NO_SWITCH] = 100_000
     """Maximum number of tenants in the cache."""
     reload_interval: Seconds = 10
     """Interval at which files are compared by content, in addition to the watch on their directories."""
@@ -71,7 +71,7 @@ class WebhookSettings(SettingsGroup):
 class DeliverySettings(SettingsGroup):
     """Limits of requests to the endpoints."""
 
-    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 500
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000), NO_SWITCH] = 500
     """Maximum number of requests in flight, for all tenants together."""
     timeout: Annotated[Seconds, Field(ge=1, le=30)] = 10
     """Time for one attempt, DNS and the body of the response included. A webhook can set its own."""
@@ -82,9 +82,9 @@ class DeliverySettings(SettingsGroup):
     scale or move. One whose address DNS no longer names isn't used again in any case."""
     drain_timeout: Annotated[Seconds, Field(le=600)] = 25
     """Time for the requests in flight to finish after SIGTERM."""
-    lane_start: Annotated[int, Field(ge=1, le=1_000)] = 16
+    lane_start: Annotated[int, Field(ge=1, le=1_000), NO_SWITCH] = 16
     """Initial limit of concurrent requests to one tenant."""
-    lane_max: Annotated[int, Field(ge=1, le=1_000)] = 64
+    lane_max: Annotated[int, Field(ge=1, le=1_000), NO_SWITCH] = 64
     """Maximum number of concurrent requests to one tenant."""
     lane_max_wait: Seconds = 5
     """Time after which an event that waits in its lane is parked in the first tier, so that it delays no other."""
@@ -103,7 +103,7 @@ class RetrySettings(SettingsGroup):
     """Delays; each has a topic, and the last one repeats. Default profile: 30s 2m 5m 15m."""
     max_age: Seconds = 0.0  # replaced by the value of the profile below
     """Age, counted from the first attempt, at which an event that still fails is dead. Default profile: 24h."""
-    soon_attempts: Annotated[int, Field(ge=0, le=10)] = 3
+    soon_attempts: Annotated[int, Field(ge=0, le=10), NO_SWITCH] = 3
     """Number of quick retries after the first failure, before the tiers."""
     soon_within: Seconds = 15
     """Time for the quick retries, from the first failure."""
@@ -129,7 +129,7 @@ class RetrySettings(SettingsGroup):
 class DeadLetterSettings(SettingsGroup):
     """Brake that stops a partition when too many of its events become dead letters."""
 
-    brake: Annotated[int, Field(ge=0)] = 500
+    brake: Annotated[int, Field(ge=0), NO_SWITCH] = 500
     """Excess of unreadable and internal dead letters over other outcomes at which a partition stops and an alert fires,
     so that a topic is never drained into the dead letters. 0: no brake."""
 
@@ -171,7 +171,7 @@ class EgressSettings(SettingsGroup):
     a CIDR block."""
     deny: tuple[str, ...] = ()
     """CIDR blocks, host suffixes or host names that are always denied: deny overrides allow."""
-    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    ports: tuple[Annotated[int, Field(ge=1, le=65535), NO_SWITCH], ...] = ()
     """Ports that may be connected to; by default 443, 8443 and 1024 to 65535."""
     allow_http: bool = False
     """Allows plain HTTP; for tests only."""
@@ -214,9 +214,9 @@ class MetricsSettings(SettingsGroup):
 
     tenant_labels: Literal["off", "org", "org_sandbox"] = "org"
     """Tenant labels of the metrics that have any."""
-    max_tenant_series: Annotated[int, Field(ge=0, le=10_000)] = 200
+    max_tenant_series: Annotated[int, Field(ge=0, le=10_000), NO_SWITCH] = 200
     """Maximum number of tenants with series of their own; the rest are counted under `_other`."""
-    worst_tenants: Annotated[int, Field(ge=0, le=100)] = 20
+    worst_tenants: Annotated[int, Field(ge=0, le=100), NO_SWITCH] = 20
     """Number of tenants with series for the age of their oldest pending event and the expiry of their endpoint's
     certificate: those with the oldest event or the first expiry. 0: none."""
 
@@ -235,11 +235,11 @@ class TracingSettings(SettingsGroup):
     """Headers for the collector, such as `authorization`."""
     ca: Path | None = None
     """PEM bundle to verify the collector with; public authorities by default."""
-    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    sample_ratio: Annotated[float, Field(ge=0, le=1), NO_SWITCH] = 0.01
     """Share of events that are traced, unless the producer has decided it in `traceparent`. A traced event costs about
     twice the CPU time; other events cost nothing extra."""
     service_name: Name = "feedback-dispatcher"
-    queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    queue: Annotated[int, Field(ge=1, le=1_000_000), NO_SWITCH] = 10_000
     """Maximum number of spans that wait to be sent; further ones are dropped and counted. No delivery waits."""
     timeout: Annotated[Seconds, Field(le=60)] = 5
     """Time for one request to the collector, and for the remaining spans when the process ends."""

@@ -1,22 +1,19 @@
 """The base of every group of settings, and types that several groups have."""
 
-from ipaddress import ip_network
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dispatcher.config.secrets import PaddedTextSecret, Secret
-from dispatcher.config.web_addresses import checked_listen_host
+from dispatcher.config.units import NO_SWITCH
+from dispatcher.config.web_addresses import checked_listen_host, cidr_block
 
 MIN_KEY_BYTES: Final = 32
 """Minimum length of a key: that of the hash that it is used with."""
 
 
 def _network(text: str) -> str:
-    try:
-        return str(ip_network(text))
-    except ValueError:
-        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
+    return str(cidr_block(text))
 
 
 def _long_enough(key: Secret) -> Secret:
@@ -27,7 +24,7 @@ def _long_enough(key: Secret) -> Secret:
     return key
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(ge=0, le=65535), NO_SWITCH]
 Network = Annotated[str, AfterValidator(_network)]
 """A CIDR block."""
 LongKey = Annotated[Secret, AfterValidator(_long_enough)]

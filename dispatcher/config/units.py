@@ -1,4 +1,4 @@
-"""Reads durations, sizes and rates from YAML: `10s`, `64MiB`, `100/s`."""
+"""Reads numbers, durations, sizes and rates from YAML: `3`, `10s`, `64MiB`, `100/s`."""
 
 import re
 from typing import Annotated
@@ -13,10 +13,17 @@ _SIZE = re.compile(r"(\d+)\s?(B|kB|KiB|MB|MiB|GB|GiB)?", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 
 
+def _no_switch(value: object) -> object:
+    """Refuses true and false, which pydantic would read as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004  (pydantic)
+    return value
+
+
 def parse_duration(value: object) -> object:
     """Returns the seconds in `10s`, `1h30m`, `250ms` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
-        return value
+        return _no_switch(value)
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise ValueError("write a duration as 250ms, 10s, 5m, 24h, or 1h30m")
@@ -26,7 +33,7 @@ def parse_duration(value: object) -> object:
 def parse_size(value: object) -> object:
     """Returns the bytes in `64MiB`, `256kB` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
-        return value
+        return _no_switch(value)
     match = _SIZE.fullmatch(value)
     if match is None:
         raise ValueError("write a size as 20kB, 64KiB, 128MiB, or a number of bytes")
@@ -36,7 +43,7 @@ def parse_size(value: object) -> object:
 def parse_rate(value: object) -> object:
     """Returns the events a second in `100/s`, `600/m` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
-        return value
+        return _no_switch(value)
     match = _RATE.fullmatch(value)
     if match is None:
         raise ValueError("write a rate as 100/s, 600/m, or 1000/h")
@@ -65,6 +72,8 @@ def _written(pattern: str, examples: list[str]) -> WithJsonSchema:
         {"anyOf": [{"type": "string", "pattern": f"^{pattern}$"}, {"type": "number"}], "examples": examples}
     )
 
+
+NO_SWITCH = BeforeValidator(_no_switch)
 
 Seconds = Annotated[
     float,

@@ -1,6 +1,6 @@
 """Checks URLs in the settings: their form, and whether connections to them are protected."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 
@@ -34,9 +34,34 @@ def checked_listen_host(host: str) -> str:
     Raises:
         ValueError: it can't be one; the message says what to write.
     """
-    if not can_be_host(host):
-        raise ValueError("must be an IP address or a host name")
+    is_address = ":" in host or not host.strip("0123456789.")
+    if not can_be_host(host) or (is_address and _address(host) is None):
+        raise ValueError("must be an IP address or a host name, without brackets or a port")
     return host
+
+
+def cidr_block(text: str) -> IPv4Network | IPv6Network:
+    """Returns the block of addresses that a CIDR notation means; an address alone is a block.
+
+    Raises:
+        ValueError: it is none; the message says what to write.
+    """
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        block = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
+    raise ValueError(f"is not the first address of its block: write {block}")
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def can_be_host(host: str) -> bool:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.settings import EgressSettings, ProxySettings
+from dispatcher.config.web_addresses import cidr_block
 from dispatcher.errors import Problem
 from dispatcher.transport.addresses import INTERNAL, Address, AddressKind, Network, carried, place_of
 from dispatcher.transport.tls import bundle_problems, endpoint_context
@@ -98,8 +99,10 @@ def _entry(text: str) -> Network | str:
     Raises:
         ValueError: it is none of them.
     """
+    if "://" in text:
+        raise ValueError("write the host alone, without scheme and path; or a CIDR block as 10.0.0.0/8")
     if "/" in text or literal(text) is not None:
-        return ipaddress.ip_network(text)
+        return cidr_block(text)
     name = text.lower()
     problem = spelling_problem(name.removeprefix("."))
     if problem:

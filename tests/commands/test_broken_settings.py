@@ -1,6 +1,8 @@
 """What the settings name is checked by every command that uses it, and reported in one line."""
 
+import asyncio
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,32 @@ async def test_a_rule_for_endpoints_with_a_mistake_is_one_line_of_every_command(
     ran = await called(*command.split(), *arguments, "-c", config, env=env)
     assert (ran.status, ran.out) == (78, ""), ran
     (line,) = ran.err.splitlines()
-    assert line.startswith("egress.allow[0]: "), line
+    assert line.startswith(f"{config}:"), line
+    assert ": egress.allow[0]: " in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "cure"),
+    [
+        ({"egress": {"allow": ["10.0.0.1/8"]}}, "egress.allow[0]", "write 10.0.0.0/8"),
+        ({"egress": {"deny": ["https://foo.example/x"]}}, "egress.deny[0]", "write the host alone"),
+        ({"egress": {"nameservers": ["dns.example"]}}, "egress.nameservers[0]", "ip:port"),
+        ({"egress": {"proxy": {"url": "http://u:p@proxy:3128"}}}, "egress.proxy.url", "username and password"),
+        ({"webhooks": {"store": "sql", "url": {"env": "URL"}}}, "webhooks.url", "write sqlite+aiosqlite:///PATH"),
+    ],
+)
+async def test_a_mistake_found_after_loading_has_its_line_or_variable(
+    tmp_path: Path, settings: dict[str, Any], key: str, cure: str
+) -> None:
+    config = write_settings(tmp_path, **settings)
+    ran = await called("check", "-c", config, env={"URL": "nonsense"})
+    assert (ran.status, len(ran.err.splitlines())) == (78, 1), ran
+    line = 1 + next(number for number, text in enumerate(config.read_text().splitlines()) if key.split(".")[0] in text)
+    assert ran.err.startswith((f"{config}:{line}: {key}: ", f"{config}:{line + 1}: {key}: ")), ran.err
+    assert cure in ran.err
+    variable = "DISPATCHER_EGRESS__ALLOW"
+    ran = await called("check", "-c", write_settings(tmp_path), env={variable: "[x, 10.0.0.1/8]"})
+    assert f"environment variable {variable}: egress.allow[1]: " in ran.err
 
 
 def _key() -> bytes:
@@ -71,7 +98,8 @@ async def test_a_bundle_that_can_not_be_used_is_a_mistake(tmp_path: Path, key: s
         ca.write_bytes(bundle())
         ran = await called("check", "-c", config)
         assert (ran.status, len(ran.err.splitlines())) == (78, 1), (name, ran)
-        assert ran.err.startswith(f"{key}: "), (name, ran)
+        assert f"{config}:" in ran.err, (name, ran)
+        assert f": {key}: " in ran.err, (name, ran)
         assert "not a bundle of certificates in PEM" in ran.err, (name, ran)
     ca.write_bytes("# Zertifikat für Köln\n".encode() + _authority() + b"# \xff\n" + _authority())
     ran = await called("check", "-c", config)
@@ -82,7 +110,7 @@ async def test_the_url_of_the_history_store_is_checked(tmp_path: Path) -> None:
     write_webhooks(tmp_path, a_webhook())
     config = write_settings(tmp_path, history={"url": {"env": "HISTORY"}})
     ran = await called("check", "-c", config, env={"HISTORY": "mysql://u:canary@h/d"})
-    assert (ran.status, ran.err.startswith("history.url: ")) == (78, True), ran
+    assert (ran.status, ran.err.startswith(f"{config}:1: history.url: ")) == (78, True), ran
     assert "canary" not in ran.err
 
 
@@ -197,3 +225,13 @@ async def test_kafkas_times_have_upper_bounds(tmp_path: Path) -> None:
     for name, value in (("session_timeout", "9999h"), ("commit_interval", "999h"), ("fetch_max_bytes", "9999GiB")):
         ran = await called("check", "-c", write_settings(tmp_path, kafka={name: value}))
         assert (ran.status, f"kafka.{name}: " in ran.err) == (78, True), ran
+
+
+async def test_output_that_can_not_be_written_is_one_line() -> None:
+    for command in (("sample", "--org", "x"), ("schema", "event")):
+        with Path("/dev/full").open("wb") as full:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "dispatcher", *command, stdout=full, stderr=asyncio.subprocess.PIPE
+            )
+            _, err = await process.communicate()
+        assert (process.returncode, err) == (1, b"dispatcher: the output can't be written: No space left on device\n")

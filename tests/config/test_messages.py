@@ -60,6 +60,7 @@ history: {answers: perhaps}
         "x.yaml:12: ops.port: must be a whole number, not text",
         "x.yaml:12: ops.hots: unknown key; did you mean 'host'?",
         "x.yaml:13: metrics.max_tenant_series: must be a whole number, not a number with a fraction",
+        "x.yaml:14: console.port: must be a number, not true or false",
         "x.yaml:15: history.answers: must be true or false, not text",
     ]
 

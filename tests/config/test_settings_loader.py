@@ -149,7 +149,7 @@ def test_all_mistakes_of_file_environment_and_paths_come_at_once(file: Path) -> 
 apiVersion: dispatcher/v2
 kafka:
   bootstrap_servers: kafka:9092
-  security: {ca: ca.pem, certificate: hooks, key: hooks/key.pem}
+  security: {protocol: SSL, ca: ca.pem, certificate: hooks, key: hooks/key.pem}
 webhooks: {path: dispatcher.yaml, reload_intervall: 5s}
 egress: {ca_bundle: nope.pem}
 """)
@@ -160,7 +160,7 @@ egress: {ca_bundle: nope.pem}
         "dispatcher.yaml:4: kafka.security.ca: no such file (ca.pem): create it, or correct the path",
         "dispatcher.yaml:4: kafka.security.certificate: is a directory (hooks): name the file in it",
         "dispatcher.yaml:4: kafka.security.key: no such file (hooks/key.pem): create it, or correct the path",
-        "dispatcher.yaml:5: webhooks.path: no such directory (dispatcher.yaml): create it, or correct the path",
+        "dispatcher.yaml:5: webhooks.path: is a file (dispatcher.yaml): name the directory",
         "dispatcher.yaml:6: egress.ca_bundle: no such file (nope.pem): create it, or correct the path",
     ]
 
@@ -206,3 +206,48 @@ def test_settings_may_come_through_a_pipe_of_the_shell(file: Path) -> None:
         assert load_settings(Path(f"/dev/fd/{read}"), {}).webhooks.path == file.parent / "hooks"
     finally:
         os.close(read)
+
+
+@pytest.mark.parametrize(
+    ("security", "what"),
+    [
+        ("{ca: ca.pem}", "protocol PLAINTEXT doesn't use ca: write protocol: SSL"),
+        ("{protocol: SASL_PLAINTEXT, mechanism: PLAIN, username: u, password: {file: ca.pem}, ca: ca.pem}",
+         "protocol SASL_PLAINTEXT doesn't use ca: write protocol: SASL_SSL"),
+        ("{certificate: ca.pem, key: ca.pem}", "doesn't use certificate, key: write protocol: SSL"),
+        ("{mechanism: PLAIN, username: u, password: {file: ca.pem}}",
+         "protocol PLAINTEXT doesn't use mechanism, username, password: write protocol: SASL_SSL"),
+        ("{protocol: SSL, username: u}", "protocol SSL doesn't use username: write protocol: SASL_SSL"),
+        ("{oauth: {token: {file: ca.pem}}}", "protocol PLAINTEXT doesn't use oauth: write protocol: SASL_SSL"),
+        ("{protocol: SASL_SSL, mechanism: PLAIN, username: u, password: {file: ca.pem}, oauth: {token: {file: ca.pem}}}",
+         "mechanism PLAIN doesn't use oauth: leave it out"),
+        ("{protocol: SASL_SSL, mechanism: OAUTHBEARER, oauth: {token: {file: ca.pem}}, username: u}",
+         "mechanism OAUTHBEARER doesn't use username: leave it out"),
+    ],
+)  # fmt: skip
+def test_credentials_that_would_be_ignored_are_refused(file: Path, security: str, what: str) -> None:
+    (file.parent / "ca.pem").write_text("x")
+    file.write_text(GOOD.replace("kafka:9092\n", f"kafka:9092\n  security: {security}\n"))
+    (problem,) = problems_of(file)
+    assert problem.startswith("dispatcher.yaml:4: kafka.security: ")
+    assert what in problem
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9090", "300.1.1.1", "[::1]", "1.2.3", "::g", "a..b"])
+def test_an_address_to_listen_on_that_can_not_be_one_is_refused(file: Path, host: str) -> None:
+    assert problems_of(file, DISPATCHER_OPS__HOST=host) == [
+        "environment variable DISPATCHER_OPS__HOST: ops.host: must be an IP address or a host name, without brackets or "
+        "a port"
+    ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "pod-1.svc"])
+def test_an_address_to_listen_on(file: Path, host: str) -> None:
+    assert load_settings(file, {"DISPATCHER_OPS__HOST": host}).ops.host == host
+
+
+def test_a_directory_that_is_a_file_is_said_to_be_one(file: Path) -> None:
+    (file.parent / "hooks").rmdir()
+    (file.parent / "hooks").write_text("x")
+    (problem,) = problems_of(file)
+    assert "is a file" in problem

@@ -1,11 +1,14 @@
 """Durations, sizes and rates as people write them."""
 
+from typing import Annotated
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from dispatcher.config.units import (
+    NO_SWITCH,
     Bytes,
     PerSecond,
     Seconds,
@@ -97,3 +100,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             assert isinstance(parse(text), float | int)
         except ValueError as error:
             assert "write a" in str(error)
+
+
+@pytest.mark.parametrize("kind", [Annotated[int, NO_SWITCH], Annotated[float, NO_SWITCH], Seconds, Bytes, PerSecond])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_refused_as_numbers(kind: object, value: bool) -> None:
+    with pytest.raises(ValidationError, match="must be a number, not true or false"):
+        TypeAdapter(kind).validate_python(value)
