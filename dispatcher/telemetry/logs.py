@@ -44,7 +44,7 @@ def configure_logging(settings: LogSettings) -> None:
         renderer = structlog.processors.JSONRenderer(serializer=_serialized)
     else:
         exceptions = []
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_exceptions)
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_exceptions)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
