@@ -135,25 +135,33 @@ class ListedState:
     """Events of the last 24 hours that the list is sorted by."""
 
 
+async def list_reports(services: Services, webhooks: Sequence[ListedWebhook]) -> Mapping[TenantKey, StateReport] | None:
+    """Returns the history's reports on webhooks, by one query; None without a history store that answers."""
+    if services.history is None:
+        return None
+    with suppress(DispatcherError):  # the readiness probe and the operator's log report the database
+        return await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
+    return None
+
+
 async def list_states(
     services: Services,
     webhooks: Sequence[ListedWebhook],
+    reports: Mapping[TenantKey, StateReport] | None,
     with_number: Literal["delivered", "waiting", "dead"] | None = None,
+    *,
+    with_lanes: bool = True,
 ) -> list[ListedState]:
-    """Returns the states of many webhooks, by one query of the history store.
-
-    Without a history store, or if it doesn't answer, the lane of each is queried, else of one, which shows whether
-    dispatchers answer. What the database or the broker doesn't answer is unknown.
+    """Returns the states of many webhooks. What the database or the broker doesn't answer is unknown.
 
     Args:
+        reports: the result of `list_reports`.
         with_number: the count that the list is sorted by. The others are not queried, because that takes too long,
             and stay 0.
+        with_lanes: whether each webhook's lane is queried if there are no reports, which takes too long for many. Else
+            one lane is, which shows whether dispatchers answer, and states without a report are guesses.
     """
-    reports: Mapping[TenantKey, StateReport] | None = None
-    if services.history is not None:
-        with suppress(DispatcherError):
-            reports = await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
-    asked = webhooks if reports is None else webhooks[:1]
+    asked = webhooks if reports is None and with_lanes else webhooks[:1]
     found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in asked))
     lanes = dict(zip((one.tenant for one in asked), found, strict=True))
     is_answering = services.lanes.is_answering

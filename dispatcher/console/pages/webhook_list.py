@@ -19,7 +19,7 @@ from dispatcher.console.pages.skipped import Skipped, skipped_lately
 from dispatcher.console.request_body import number_in
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.attempt_counts import SPANS
-from dispatcher.console.webhook_state import WINDOW_S, ListedState, WebhookState, list_states, state_of
+from dispatcher.console.webhook_state import WINDOW_S, ListedState, WebhookState, list_reports, list_states, state_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.history_seen import SeenTenant
@@ -163,11 +163,12 @@ class WebhookListPage:
             if page is not None:
                 return page
         found = await self._renderer.services.webhooks.list_all(query, orgs=person.orgs)
-        is_partial = False
-        if self._renderer.services.history is None:  # each tenant's state is then read by itself
+        reports = await list_reports(self._renderer.services, found)
+        needs_states, is_partial = wanted.state is not None or wanted.sort == "state", False
+        if reports is None and needs_states:  # each tenant's state is then read by itself
             is_partial, found = len(found) > MAX_TENANTS, found[:MAX_TENANTS]
         with_number = wanted.sort if wanted.sort in ("delivered", "waiting", "dead") else None
-        listed = await list_states(self._renderer.services, found, with_number)
+        listed = await list_states(self._renderer.services, found, reports, with_number, with_lanes=needs_states)
         if wanted.state is not None:
             listed = [one for one in listed if one.state == wanted.state]
         listed.sort(key=_KEYS[wanted.sort], reverse=wanted.descending)

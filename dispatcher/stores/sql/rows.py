@@ -40,9 +40,10 @@ from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets
 _MOST_KEYS: Final = 1000
 """Tenants that one statement names: databases limit its parameters."""
 _NUMBERS_SQLITE: Final = (
-    "SELECT json_extract(value, '$[0]') AS org, json_extract(value, '$[1]') AS sandbox, "
+    "SELECT CAST(json_extract(value, '$[0]') AS TEXT) AS org, CAST(json_extract(value, '$[1]') AS TEXT) AS sandbox, "
     "json_extract(value, '$[2]') AS number FROM json_each(:numbers)"
 )
+"""SQLite looks rows up by an index, which it makes for the query, only if the columns have a type: hence the casts."""
 _NUMBERS_POSTGRESQL: Final = (
     "SELECT value->>0 AS org, value->>1 AS sandbox, CAST(value->>2 AS bigint) AS number "
     "FROM json_array_elements(CAST(:numbers AS json)) AS value"

@@ -10,8 +10,9 @@ import pytest
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
+from dispatcher.console.pages import webhook_list
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.console.webhook_state import list_states, state_of
+from dispatcher.console.webhook_state import list_reports, list_states, state_of
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
@@ -66,9 +67,36 @@ async def test_a_webhook_without_events_stays_unknown(stage: Stage) -> None:
     assert state.reasons[0].startswith("Its state is unknown: the history store does not answer right now.")
 
 
+async def test_only_some_dispatchers_lanes_are_asked_for_while_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 webhooks, one page would ask every dispatcher 10,000 times."""
+    monkeypatch.setattr(webhook_list, "MAX_TENANTS", 3)
+    database = Database(Secret(f"sqlite+aiosqlite:///{tmp_path / 'missing.db'}".encode()), setting="history.url")
+    lookup = HistoryLookup(
+        HistorySearch(database), HistoryStore(database, HistorySettings()), Secret(KEY), TenantStates(database)
+    )
+    for history in (None, lookup):
+        directory = tmp_path / str(history is None)
+        directory.mkdir()
+        async with (
+            staged(directory, history=history) as stage,
+            aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+        ):
+            await session.post("/sign-in", data={"token": await stage.token()})
+            for query, number in (("sort=state", 3), ("sort=dead", 7), ("sort=last", 7)):
+                async with session.get(f"/?{query}") as answer:
+                    page = await answer.text()
+                assert answer.status == 200
+                assert page.count('class="row-link"') == number, query
+                assert ("only the first 200 are sorted" in page) == (number == 3), query
+    await database.close()
+
+
 async def test_the_list_and_the_page_agree(stage: Stage) -> None:
     webhooks = list(stage.webhooks.values())
     listed = [ListedWebhook(one.id, one.tenant, one.name, one.enabled, one.paused) for one in webhooks]
-    by_list = {one.webhook.tenant: one.state for one in await list_states(stage.services, listed)}
+    reports = await list_reports(stage.services, listed)
+    by_list = {one.webhook.tenant: one.state for one in await list_states(stage.services, listed, reports)}
     by_page = await asyncio.gather(*(state_of(stage.services, one) for one in webhooks))
     assert by_list == {one.tenant: state.state for one, state in zip(webhooks, by_page, strict=True)}
