@@ -154,6 +154,7 @@ class ResendPages:
             at="dead",
             jobs=jobs,
             is_all=not asked,
+            may_be_several=self._renderer.services.settings.console.session_key is not None,
             is_running=not all(job.is_over for job in jobs),
             left=number_in(left, 9_999) or 0,
         )

@@ -67,10 +67,10 @@ async def test_a_webhook_without_events_stays_unknown(stage: Stage) -> None:
     assert state.reasons[0].startswith("Its state is unknown: the history store does not answer right now.")
 
 
-async def test_only_some_dispatchers_lanes_are_asked_for_while_the_store_is_away(
+async def test_only_some_lanes_are_queried_while_the_store_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 10,000 webhooks, one page would ask every dispatcher 10,000 times."""
+    """With 10,000 webhooks, one page would query every dispatcher 10,000 times."""
     monkeypatch.setattr(webhook_list, "MAX_TENANTS", 3)
     database = Database(Secret(f"sqlite+aiosqlite:///{tmp_path / 'missing.db'}".encode()), setting="history.url")
     lookup = HistoryLookup(

@@ -74,6 +74,9 @@ class RedriveList(TenantFilter):
 
 
 class RedrivePage(ResponseModel):
-    """Jobs that send events again, running and finished ones, the newest first. At most 200 are kept."""
+    """Jobs that send events again, running and finished ones, the newest first. At most 200 are kept.
+
+    They are those of the console's process that answers: each of several pods has its own.
+    """
 
     items: tuple[RedriveModel, ...]
