@@ -2,7 +2,7 @@
 
 It joins, commits and creates nothing. While the broker is away, it waits; what was read stays, and reading then
 continues after the last record. A topic that was recreated, or lost its end, is read from the start, and the sink is
-reset first.
+reset first. The last record is read again, and compared, after everything that could have replaced the topic.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.commit_metadata import Fingerprint
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, raise_if_fetching_ended, stopped
+from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff
@@ -76,6 +78,8 @@ class TopicTailer:
         self._clock = clock
         self._next: dict[int, int] = {}  # the offset to read next, by partition
         self._ends: dict[int, int] = {}  # the ends to reach before everything is known
+        self._last: dict[int, Fingerprint] = {}  # the last record of each partition: it identifies the log
+        self._compared: set[TopicPartition] = set()  # whose last record is read again
         self._away = f"{topic} has not been read yet"
         self._logged = ""
         self.is_complete = True
@@ -140,25 +144,38 @@ class TopicTailer:
         ends = await consumer.end_offsets(partitions)
         if any(self._next.get(tp.partition, 0) > end for tp, end in ends.items()):
             self._restart()
-        unseen = [tp for tp in partitions if tp.partition not in self._next]
+        # Where nothing was read, or retention has removed it, nothing says that the topic is still the same.
+        self._last = {tp.partition: last for tp in partitions if (last := self._last_in(tp, firsts[tp])) is not None}
+        unseen = [tp for tp in partitions if tp.partition not in self._last]
         starts = await self._find_starts(consumer, unseen, firsts, ends)
-        for tp in partitions:
-            self._next[tp.partition] = max(self._next.get(tp.partition, starts.get(tp, 0)), firsts[tp])
+        self._next |= {tp.partition: start for tp, start in starts.items()}
         self._ends = {tp.partition: end for tp, end in ends.items()}
         consumer.assign(list(partitions))
+        self._compared.clear()
         for tp in partitions:
-            consumer.seek(tp, self._next[tp.partition])
+            self._seek(consumer, tp)
         self._away = self._logged = ""
         self._note_progress()
 
+    def _last_in(self, tp: TopicPartition, first: int) -> Fingerprint | None:
+        last = self._last.get(tp.partition)
+        return None if last is None or last.offset < first else last
+
+    def _seek(self, consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) -> None:
+        """Continues a partition, at the last record that was read of it if there is one, to compare it."""
+        last = self._last.get(tp.partition)
+        if last is not None:
+            self._compared.add(tp)
+        consumer.seek(tp, self._next[tp.partition] if last is None else last.offset)
+
     def _note_passed_over(self, tp: TopicPartition, _first: int, end: int) -> None:
         self.is_complete = False
-        self._next[tp.partition] = end
+        self._next[tp.partition] = max(self._next[tp.partition], end)
 
     def _restart(self) -> None:
         if self._next:
             log.warning("topic is read again from its start: it lost its end, or is another one", topic=self._topic)
-        self._next, self.is_complete = {}, True
+        self._next, self._last, self.is_complete = {}, {}, True
         self._sink.reset()
 
     async def _find_starts(
@@ -184,9 +201,14 @@ class TopicTailer:
     async def _read(self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]) -> None:
         loop = asyncio.get_running_loop()
         heard_at = counted_at = loop.time()
+        sources = LogSources(consumer)
         while True:
             raise_if_fetching_ended(consumer)
             polled = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=self._batch)
+            for tp in sources.changed(partitions):
+                if tp.partition in self._last:
+                    self._seek(consumer, tp)
+                    polled.pop(tp, None)
             for tp, records in polled.items():
                 if not self._take(tp, records):
                     return
@@ -206,11 +228,18 @@ class TopicTailer:
 
     def _take(self, tp: TopicPartition, records: Sequence["ConsumerRecord[bytes, bytes]"]) -> bool:
         """Passes records to the sink. Returns False if they show that the topic is another one."""
-        if records and records[0].offset < self._next[tp.partition]:
+        if records and tp in self._compared:
+            self._compared.discard(tp)
+            is_same = Fingerprint.of(records[0]) == self._last[tp.partition]
+            records = records[1:]
+        else:
+            is_same = not records or records[0].offset >= self._next[tp.partition]
+        if not is_same:
             self._restart()
             return False
-        self._sink.append(records)
         if records:
+            self._sink.append(records)
+            self._last[tp.partition] = Fingerprint.of(records[-1])
             self._next[tp.partition] = records[-1].offset + 1
             self._note_progress()
         return True

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from dispatcher.config.settings import Settings
 from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka import topic_reader
+from dispatcher.kafka.commit_metadata import Fingerprint
+from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topic_tailer import TopicTailer
 from tests.console.sources.conftest import running, settings_for, until
+from tests.field.lost_logs import remove_before
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
@@ -162,9 +166,11 @@ async def test_a_topic_that_is_missing_is_never_made_and_found_once_it_is_there(
         await until(lambda: kept.values, "the first record", 60)
 
 
+@pytest.mark.parametrize("written", [["x"], ["1", "2", "3", "4", "5", "6"]])
 async def test_a_recreated_topic_is_read_from_its_start(
-    settings: Settings, producer: Producer, mortal: ApacheKafka
+    settings: Settings, producer: Producer, mortal: ApacheKafka, written: list[str]
 ) -> None:
+    """Also if it has grown past the old position."""
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
     await write(producer, settings, "a", "b", "c")
     kept = Kept()
@@ -176,9 +182,54 @@ async def test_a_recreated_topic_is_read_from_its_start(
         await until(lambda: _gone(mortal, settings), "the topic to be gone")
         await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
         async with Producer(settings.kafka) as fresh:
-            await write(fresh, settings, "x")
-            await until(lambda: names(kept) == ["x"], "the new topic's record", 90)
-    assert kept.forgotten == 1
+            await write(fresh, settings, *written)
+            await until(lambda: names(kept) == written, "the new topic's records", 90)
+    assert kept.forgotten >= 1
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_log_is_compared_before_it_is_read_on_after_a_gap(
+    settings: Settings, producer: Producer, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool
+) -> None:
+    """It was lost and has grown past the position; a gap in the fetches is the only sign of that."""
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
+    for partition in (0, 1):
+        await write(producer, settings, f"a{partition}", f"b{partition}", partition=partition)
+    fingerprint, source, gaps, lost = Fingerprint.of, LogSources.of, 0, False
+
+    def fingerprint_in_this_log(record: Record) -> Fingerprint:
+        found = fingerprint(record)
+        return replace(found, checksum=found.checksum ^ lost)
+
+    monkeypatch.setattr(LogSources, "of", lambda sources, tp: (*source(sources, tp), gaps))
+    monkeypatch.setattr(Fingerprint, "of", fingerprint_in_this_log)
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await until(lambda: followed.problem is None and len(kept.values) == 4, "what was there to be read")
+        gaps, lost = 1, is_replaced
+        await write(producer, settings, "c0", partition=0)
+        await until(lambda: "c0" in names(kept) and len(kept.values) == 5, "all of the log", 60)
+        await asyncio.sleep(1)
+    assert names(kept) == ["a0", "a1", "b0", "b1", "c0"]
+    assert kept.forgotten == is_replaced
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_a_broker_that_restarts_after_retention_costs_no_record_and_repeats_none(
+    settings: Settings, producer: Producer, mortal: ApacheKafka, *, is_gone: bool
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
+    await write(producer, settings, "a", "b", "c")
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await until(lambda: followed.problem is None, "what was there to be read")
+        await remove_before(mortal, settings.kafka.topic, 3 if is_gone else 2)
+    await write(producer, settings, "d")
+    async with running(followed.run()):
+        await until(lambda: names(kept) == ["a", "b", "c", "d"], "what came after", 60)
+    assert kept.forgotten == 0
 
 
 async def test_partitions_that_are_added_are_followed_too(
