@@ -1,10 +1,11 @@
 """Finds what happened to a message by reading topics, for deployments without a history store. Reads, never commits.
 
 The history topic says everything, if it is written. Without it, the topic of events holds the event, and the
-topics of parked, held and dead events its later copies; deliveries leave no trace there.
+topics of parked, held and dead events its later copies; deliveries leave no trace there. Topics under former names are
+read, too, see `former_topics`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,10 +15,11 @@ from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, de
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked, without_retry_state
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound, UnreadableEvent
+from dispatcher.errors import UnreadableEvent
 from dispatcher.history.timeline import title
+from dispatcher.kafka.former_topics import find_former_names
 from dispatcher.kafka.redrive import is_mark
-from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
 _IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
@@ -75,14 +77,17 @@ class Found:
 
 
 async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float) -> list[Found] | None:
-    """Returns the entries in the history topic, the oldest first; None if there is no such topic.
+    """Returns the entries in the history topics, the oldest first; None if there is none.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
     """
     found: dict[tuple[int, int], Found] = {}
-    try:
-        async for record in _records(settings, history_topic(settings.kafka.prefix), since):
+    with translating_kafka_errors(settings.kafka):
+        existing, former = await find_former_names(settings)
+    names = [name for name in (history_topic(settings.kafka.prefix), *former.history) if name in existing]
+    for topic in names:
+        async for record in _records(settings, topic, since):
             try:
                 decoded = decode_record(record.value)
             except UnreadableEvent:
@@ -91,9 +96,7 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
                 if wanted.matches(entry):
                     key = decoded.writer, decoded.first + index  # repeats have the same
                     found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry)
-    except NotFound:
-        return None
-    return sorted(found.values(), key=lambda one: one.at)
+    return sorted(found.values(), key=lambda one: one.at) if names else None
 
 
 async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
@@ -104,16 +107,17 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
     """
     kafka = settings.kafka
     found: list[Found] = []
-    waiting = {held_topic(kafka.prefix): "Held", dead_letter_topic(kafka.prefix): "Dead"}
-    for topic in (kafka.topic, *_retry_names(settings), *waiting):
-        try:
-            async for record in _records(settings, topic, since):
-                event = _event_in(record)
-                if event is not None and wanted.matches_event(event):
-                    text = _in_words(record, waiting.get(topic))
-                    found.append(Found(record.timestamp, event.webhook_id, text, place_of(record)))
-        except NotFound:
-            continue
+    with translating_kafka_errors(kafka):
+        existing, former = await find_former_names(settings)
+    waiting = dict.fromkeys((held_topic(kafka.prefix), *former.held), "Held")
+    waiting |= dict.fromkeys((dead_letter_topic(kafka.prefix), *former.dead), "Dead")
+    names = (kafka.topic, *retry_topics(kafka.prefix, settings.retry.tiers), *former.tiers, *waiting)
+    for topic in [name for name in names if name in existing]:
+        async for record in _records(settings, topic, since):
+            event = _event_in(record)
+            if event is not None and wanted.matches_event(event):
+                text = _in_words(record, waiting.get(topic))
+                found.append(Found(record.timestamp, event.webhook_id, text, place_of(record)))
     return sorted(found, key=lambda one: one.at)
 
 
@@ -132,10 +136,6 @@ async def _records(settings: Settings, topic: str, since: float) -> AsyncIterato
                 if topic == settings.kafka.topic:  # as when it is delivered, no `feedback-*` header is believed there
                     record = replace(record, headers=tuple(without_retry_state(record.headers)))
                 yield record
-
-
-def _retry_names(settings: Settings) -> Sequence[str]:
-    return retry_topics(settings.kafka.prefix, settings.retry.tiers)
 
 
 def _event_in(record: Record) -> DeliveryEvent | None:

@@ -7,7 +7,8 @@ What was parked there must not be lost. A topic counts as a former one if
 - the group's own readers have committed there: `kafka.topic_prefix` was another one, or is gone.
 
 `run` reads former retry topics beside the present ones, as long as the group has unread records there, and `redrive`
-reads former dead-letter topics. Former topics of held events are only named. Nothing is written to any of them.
+reads former dead-letter topics. Former topics of held events are only named. `trace` looks into all of them. Nothing is
+written to any.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
-from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 from dispatcher.tasks import Backoff
 
 log = structlog.get_logger(__name__)
@@ -82,6 +83,7 @@ class FormerNames:
     """Retry topics that may be another group's."""
     held: tuple[str, ...]
     dead: tuple[str, ...]
+    history: tuple[str, ...] = ()
 
 
 def former_names(settings: Settings, existing: Iterable[str], read: Collection[str] = ()) -> FormerNames:
@@ -91,6 +93,7 @@ def former_names(settings: Settings, existing: Iterable[str], read: Collection[s
         *retry_topics(kafka.prefix, settings.retry.tiers),
         held_topic(kafka.prefix),
         dead_letter_topic(kafka.prefix),
+        history_topic(kafka.prefix),
         kafka.topic,
     }
     there = sorted(set(existing) - own)
@@ -109,7 +112,8 @@ def former_names(settings: Settings, existing: Iterable[str], read: Collection[s
     held = tuple(name for name in there if name in read and name.endswith(_HELD))
     prefixes |= {name.removesuffix(_HELD) for name in held}
     dead = tuple(name for name in map(dead_letter_topic, sorted(prefixes)) if name in there)
-    return FormerNames(tiers, frozenset(uncertain & tiers.keys()), held, dead)
+    history = tuple(name for name in map(history_topic, sorted(prefixes)) if name in there)
+    return FormerNames(tiers, frozenset(uncertain & tiers.keys()), held, dead, history)
 
 
 async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
@@ -118,13 +122,22 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
     Raises what aiokafka raises if the broker doesn't answer.
     """
     own = dead_letter_topic(settings.kafka.prefix)
+    existing, former = await find_former_names(settings)
+    return (own, *former.dead) if own in existing or not former.dead else former.dead
+
+
+async def find_former_names(settings: Settings) -> tuple[Collection[str], FormerNames]:
+    """Returns the names of all topics, and the former ones among them.
+
+    Raises what aiokafka raises if the broker doesn't answer.
+    """
     async with admin_client(settings.kafka) as admin:
         described = await _described(admin)
-        if not former_names(settings, described, described).dead:  # as if the group had read every topic
-            return (own,)
-        read = [tp.topic for commits in await _own_commits(admin, settings.kafka, described) for tp in commits]
-    former = former_names(settings, described, read).dead
-    return (own, *former) if own in described or not former else former
+        names = former_names(settings, described, described)  # as if the group had read every topic
+        if names.tiers or names.held or names.dead or names.history:
+            read = [tp.topic for commits in await _own_commits(admin, settings.kafka, described) for tp in commits]
+            names = former_names(settings, described, read)
+    return described, names
 
 
 async def find_former_topics(settings: Settings) -> FormerTopics:

@@ -3,13 +3,13 @@
 import time
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from dispatcher.config.settings import Settings
-from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, encode_records
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.history.topic_search import Wanted, find_in_event_topics
+from dispatcher.history.topic_search import Wanted, find_in_event_topics, find_in_history_topic
 from dispatcher.kafka.held_topic import Progress, Snapshot, tenant_headers
 from tests.conftest import Broker
 from tests.integration.harness import event, webhook_id_of
@@ -55,3 +55,36 @@ async def test_a_held_event_is_shown_as_held(kafka: Broker) -> None:
     found = await find_in_event_topics(settings, Wanted("e-held"), time.time() - 3600)
     assert [one.text for one in found] == ["Arrived", "Held after 2 attempts, last answer 410: suspended"]
     assert {one.webhook_id for one in found} == {webhook_id_of(TENANT, "e-held")}
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+async def test_topics_under_former_names_are_read_too(kafka: Broker, *, has_history: bool) -> None:
+    """`kafka.topic_prefix` was another one when the event was parked, held, and given up."""
+    topic, old = f"renamed{has_history}", f"earlier{has_history}"
+    settings = Settings.model_validate(
+        {
+            "apiVersion": "dispatcher/v1",
+            "kafka": {"bootstrap_servers": kafka.bootstrap_servers, "topic": topic, "group_id": f"{topic}-group"},
+            "webhooks": {"path": "/nowhere"},
+        }
+    )
+    names = [f"{old}.retry.30s", f"{old}.held", f"{old}.dead", *([f"{old}.history"] if has_history else [])]
+    for name in (topic, *names):
+        await topics.create_topic(kafka.bootstrap_servers, name, partitions=1)
+    for name, group in ((names[0], "retry"), (names[1], "held")):
+        await topics.commit(kafka.bootstrap_servers, f"{topic}-group.{group}", TopicPartition(name, 0), 0)
+    parked = RetryState(Origin(topic, 0, 0), time.time(), attempts=2, parks=1, last_status=503, reason="retry")
+    entry = HistoryEntry(int(time.time() * 1000), HistoryOutcome.DEAD, *TENANT, webhook_id="w", event_id="e-old")
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers) as producer:
+        for name in names[:3]:
+            await producer.send_and_wait(name, event(TENANT, "e-old"), headers=[*parked.headers()])
+        if has_history:
+            [(value, _)] = encode_records(1, 1, [entry])
+            await producer.send_and_wait(names[3], value)
+    since = time.time() - 3600
+    found = await find_in_event_topics(settings, Wanted("e-old"), since)
+    assert [one.place.partition("/")[0] for one in found] == names[:3]
+    assert [one.text.split()[0] for one in found] == ["Parked", "Held", "Dead"]
+    in_history = await find_in_history_topic(settings, Wanted("e-old"), since)
+    assert (in_history is not None) is has_history
+    assert [one.webhook_id for one in in_history or ()] == ["w"] * has_history

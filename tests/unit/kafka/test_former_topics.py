@@ -44,7 +44,7 @@ def test_tiers_that_are_gone_from_the_settings_are_found_by_their_prefix() -> No
 def test_topics_of_another_prefix_are_found_by_the_groups_commits() -> None:
     read = {"p.retry.1m", "p.held", "t.held", "g.held", "g.retry.30s", "deleted.retry.30s", "p.history"}
     assert former_names(settings(), [name for name in EXISTING if name != "t.retry.30s"], read) == FormerNames(
-        {"p.retry.1m": 60.0}, frozenset(), ("p.held", "t.held"), ("p.dead", "t.dead")
+        {"p.retry.1m": 60.0}, frozenset(), ("p.held", "t.held"), ("p.dead", "t.dead"), ("p.history",)
     )
 
 
