@@ -3,21 +3,27 @@
 import asyncio
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from dispatcher.checks import webhook_rules
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration, parse_rate
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, WebhookUndecided, WebhookUnusable
 from dispatcher.kafka.former_topics import dead_letter_topics
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
 from dispatcher.kafka.topics import retry_topics
+from dispatcher.stores import open_source
 from dispatcher.tasks import stop_on_signals
 from dispatcher.telemetry.logs import configure_logging
 
@@ -42,6 +48,7 @@ def redrive(
 
     Safe to interrupt and to repeat: events that were sent back are noted and not sent again, unless they died once
     more. After a SIGKILL at most 100 events are repeated. Dead letters that still can't be read as events are left.
+    Events of tenants without a webhook would be skipped: look at the warnings of --dry-run first.
     """
     now = time.time()
     selection = Selection(
@@ -68,6 +75,7 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
             redrive = Redrive(dead, selection, progress.update, history, max_record_bytes=most)
             tally = await redrive.count()
             _tell_selected(tally)
+            await _tell_skipped(settings, tally)
             if dry_run or not tally.total:
                 typer.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
                 return 0
@@ -87,9 +95,9 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
 
 
 def _tell_selected(tally: RedriveTally) -> None:
-    width = max([len(tenant) for tenant, _ in tally.selected], default=0)
+    width = max([len(str(tenant)) for tenant, _ in tally.selected], default=0)
     for (tenant, reason), count in sorted(tally.selected.items()):
-        typer.echo(f"{tenant:<{width}}  {reason:<13}  {count:>8}")
+        typer.echo(f"{tenant!s:<{width}}  {reason:<13}  {count:>8}")
     typer.echo(f"{tally.total} dead events selected; {tally.already} more were sent back by an earlier redrive")
     if tally.unreadable:
         typer.echo(
@@ -101,6 +109,26 @@ def _tell_selected(tally: RedriveTally) -> None:
             f"{tally.truncated} of the selected dead letters carry only a part of their event and can't be sent back: "
             "their headers feedback-origin-* name the whole one"
         )
+
+
+async def _tell_skipped(settings: Settings, tally: RedriveTally) -> None:
+    """Says which of the selected events would be skipped: nothing delivers them, and they are noted as sent back.
+
+    A webhook store that can't be read prevents no redrive.
+    """
+    counts: Counter[TenantKey] = Counter()
+    for (tenant, _), count in tally.selected.items():
+        counts[tenant] += count
+    try:
+        async with open_source(settings.webhooks, webhook_rules(settings)) as source:
+            for tenant, count in sorted(counts.items()):
+                with suppress(WebhookUnusable, WebhookUndecided):  # its events are held
+                    webhook = await source.get(tenant)
+                    if webhook is None or not webhook.config.enabled:
+                        why = "has no webhook" if webhook is None else "has its webhook switched off"
+                        typer.echo(f"warning: {tenant} {why}: its {count} events would be skipped", err=True)
+    except DispatcherError as error:
+        typer.echo(f"it is unknown whether events would be skipped: {str(error)[:256]}", err=True)
 
 
 class _ProgressLine:

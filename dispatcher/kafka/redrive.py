@@ -146,7 +146,7 @@ def is_mark(record: Record) -> bool:
 class RedriveTally:
     """Counts of what a redrive has found and sent back so far."""
 
-    selected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    selected: Counter[tuple[TenantKey, str]] = field(default_factory=Counter)
     """Events to send back, by tenant and reason."""
     sent: int = 0
     already: int = 0
@@ -204,7 +204,9 @@ class Redrive:
             for record in filter(is_mark, records):
                 self._redriven[record.topic, record.partition].update(marked_offsets(record))
         async for chosen in self._selected_batches():
-            self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
+            self.tally.selected.update(
+                (dead.tenant, dead.reason or "unknown") for dead in chosen if dead.tenant is not None
+            )
         if self._selection.positions is not None:
             known = self.tally.total + self.tally.already + self.tally.truncated + self.tally.unreadable
             self.tally.gone = len(self._selection.positions) - known

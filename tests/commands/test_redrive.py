@@ -24,7 +24,7 @@ from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, RedriveTally, Selection, fresh_headers
 from dispatcher.kafka.topic_reader import open_topic
-from tests.commands.running import called, dispatcher, ended, start, write_settings
+from tests.commands.running import called, dispatcher, ended, start, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
 from tests.unit.examples import ARecord, email_event
@@ -101,6 +101,28 @@ async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dea
     assert "1 of the selected dead letters still can't be read" in out
     assert "nothing was sent (--dry-run)" in out
     assert await dead.sent() == []
+
+
+async def test_tenants_whose_events_would_be_skipped_are_named_before(dead: Dead) -> None:
+    """Skipped events are noted as sent back, so that a later redrive leaves them out."""
+    for org in ("luma", "luma", "off", "off", "on"):
+        await dead.dead_letter(org)
+    webhooks = [
+        {"name": org, "org": org, "sandbox": "prod", "url": f"https://{org}.example/", "enabled": org == "on"}
+        for org in ("off", "on")
+    ]
+    write_webhooks(dead.config.parent, *webhooks)
+    ran = await called("redrive", "-c", dead.config, "--dry-run")
+    assert ran.status == 0, ran
+    assert [line for line in ran.err.splitlines() if line.startswith("warning")] == [
+        "warning: luma/prod has no webhook: its 2 events would be skipped",
+        "warning: off/prod has its webhook switched off: its 2 events would be skipped",
+    ]
+    for file in (dead.config.parent / "webhooks.d").iterdir():
+        file.write_text("webhooks: [")
+    ran = await called("redrive", "-c", dead.config, "--dry-run")
+    assert ran.status == 0, "a store that can't be read prevents no redrive"
+    assert "it is unknown whether events would be skipped" in ran.err
 
 
 async def test_dead_letters_that_still_can_not_be_read_are_left_and_counted(dead: Dead) -> None:
