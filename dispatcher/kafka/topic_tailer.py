@@ -144,7 +144,7 @@ class TopicTailer:
         ends = await consumer.end_offsets(partitions)
         if any(self._next.get(tp.partition, 0) > end for tp, end in ends.items()):
             self._restart()
-        # Where nothing was read, or retention has removed it, nothing says that the topic is still the same.
+        # If nothing was read, or retention has removed it, nothing says that the topic is still the same.
         self._last = {tp.partition: last for tp in partitions if (last := self._last_in(tp, firsts[tp])) is not None}
         unseen = [tp for tp in partitions if tp.partition not in self._last]
         starts = await self._find_starts(consumer, unseen, firsts, ends)
