@@ -8,7 +8,7 @@ partition's records had to wait), ends a gap, and the log is compared before it 
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import wraps
 from typing import Any, Final
 
@@ -25,6 +25,14 @@ TOLERANCE: Final = 2.0
 fetch takes long would never get past the comparisons."""
 
 Send = Callable[..., Awaitable[Any]]
+
+
+def fetched_partitions(request: Any, response: Any) -> Iterator[tuple[TopicPartition, int]]:
+    """Yields the partitions that a fetch was answered for, with their error codes; nothing of any other request."""
+    if isinstance(request, FetchRequest):
+        for topic, partitions in response.topics:
+            for number, error_code, *_ in partitions:
+                yield TopicPartition(topic, number), error_code
 
 
 class FetchGaps:
@@ -64,10 +72,8 @@ class FetchGaps:
         @wraps(send)
         async def sent(node_id: Any, request: Any, **named: Any) -> Any:
             response = await send(node_id, request, **named)
-            if isinstance(request, FetchRequest):
-                for topic, partitions in response.topics:
-                    for number, error_code, *_ in partitions:
-                        self.note(TopicPartition(topic, number), error_code)
+            for tp, error_code in fetched_partitions(request, response):
+                self.note(tp, error_code)
             return response
 
         return sent

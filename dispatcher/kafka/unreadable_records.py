@@ -23,12 +23,12 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher as fetching
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.fetch_gaps import fetched_partitions
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
@@ -214,13 +214,16 @@ def _unreadable_batch(tp: TopicPartition, records: Any, cause: BaseException) ->
     return UnreadableBatch(tp, offset, cause, end)
 
 
+def _state_of(fetcher: Any, tp: TopicPartition) -> Any:
+    """Returns aiokafka's state of a partition, or None if it is not assigned."""
+    assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
+    return assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
+
+
 def _pass_over(fetcher: Any, tp: TopicPartition, error: BaseException, on_passed_over: OnPassedOver) -> None:
     """Continues after an unreadable batch. Does nothing if the partition was revoked or sought since the fetch."""
-    assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
-    if assignment is None or tp not in assignment.tps:
-        return
-    state = assignment.state_value(tp)
-    if not state.has_valid_position:
+    state = _state_of(fetcher, tp)
+    if state is None or not state.has_valid_position:
         return
     first = end = state.position
     if not isinstance(error, UnreadableBatch):
@@ -247,10 +250,9 @@ def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: 
         if problems is None or not is_unreadable:
             set_error(fetcher, tp, error)
             return
-        assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
-        if assignment is None or tp not in assignment.tps:
+        state = _state_of(fetcher, tp)
+        if state is None:
             return
-        state = assignment.state_value(tp)
         loop = asyncio.get_running_loop()
         detail = str(error)
         if not isinstance(error, UnreadableBatch):
@@ -272,17 +274,16 @@ def _reporting_log_errors(send: Send, problems_of: ProblemsOf) -> Send:
     @wraps(send)
     async def patched(client: Any, node_id: Any, request: Any, **named: Any) -> Any:
         response = await send(client, node_id, request, **named)
-        if isinstance(request, FetchRequest) and (problems := problems_of(client)) is not None:
-            for topic, partitions in response.topics:
-                for number, code, *_ in partitions:
-                    if code in LOG_ERRORS:
-                        problems.report(
-                            KafkaReason.RECORDS_UNREADABLE,
-                            f"{topic}/{number}: broker {node_id} can't read its log "
-                            f"({kafka_errors.for_code(code).__name__}): check the broker's log and disk",
-                            source=f"{topic}/{number}",
-                            lasts_s=REPORT_S,
-                        )
+        for tp, code in fetched_partitions(request, response):
+            if code in LOG_ERRORS and (problems := problems_of(client)) is not None:
+                place = f"{tp.topic}/{tp.partition}"
+                problems.report(
+                    KafkaReason.RECORDS_UNREADABLE,
+                    f"{place}: broker {node_id} can't read its log ({kafka_errors.for_code(code).__name__}): "
+                    "check the broker's log and disk",
+                    source=place,
+                    lasts_s=REPORT_S,
+                )
         return response
 
     return patched
