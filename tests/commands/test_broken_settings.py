@@ -229,7 +229,7 @@ async def test_kafkas_times_have_upper_bounds(tmp_path: Path) -> None:
 
 async def test_output_that_can_not_be_written_is_one_line() -> None:
     for command in (("sample", "--org", "x"), ("schema", "event")):
-        with Path("/dev/full").open("wb") as full:
+        with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230  (a device that is never slow)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "dispatcher", *command, stdout=full, stderr=asyncio.subprocess.PIPE
             )

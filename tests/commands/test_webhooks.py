@@ -49,8 +49,9 @@ async def test_a_mistake_is_reported_with_its_place_and_nothing_is_stored(tmp_pa
     ran = await called("webhooks", "import", file, "-c", config, env={"URL": "sqlite+aiosqlite:///none.db"})
     assert ran.status == 78
     assert f"{file}:8: webhooks[0].url: must begin with https://" in ran.err
-    ran = await called("webhooks", "migrate", "-c", write_settings(tmp_path))
-    assert (ran.status, ran.err) == (78, "webhooks.store: this command needs store sql, with url\n")
+    config = write_settings(tmp_path)
+    ran = await called("webhooks", "migrate", "-c", config)
+    assert (ran.status, ran.err) == (78, f"{config}:1: webhooks.store: this command needs store sql, with url\n")
 
 
 async def test_a_new_key_is_printed_alone() -> None:
