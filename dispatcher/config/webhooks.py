@@ -6,6 +6,7 @@ address of the URL may be connected to.
 
 import hashlib
 import re
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -262,6 +263,8 @@ class Webhook:
     """Origin of the configuration: `file:line`, or the id of a row."""
     revision: str
     """Hash that changes with the configuration or one of its secrets, and reveals neither."""
+    changed_at: float = field(default_factory=time.time)
+    """When the store changed it last; when it was read, if the store doesn't know. Unix seconds."""
     tenant: TenantKey = field(init=False)
     """Tenant of the configuration."""
 

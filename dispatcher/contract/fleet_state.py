@@ -24,8 +24,8 @@ HOURS: Final = 25
 MIN_ATTEMPTS: Final = 10
 UNSTABLE_SHARE: Final = 0.8
 FAILING_ATTEMPTS: Final = 5
-FAILING_MS: Final = 2 * MINUTE_MS
-"""Time without a delivery, counted from the first failed minute, after which a webhook is failing."""
+FAILING_MS: Final = MINUTE_MS
+"""Least time between the first and the last of these attempts: an endpoint that restarts fails hundreds in seconds."""
 RESUMED_MS: Final = 2 * MINUTE_MS
 """Time after the last held event at which attempts show that sending was resumed by hand."""
 
@@ -76,6 +76,8 @@ class PeriodCounts(msgspec.Struct, array_like=True):
     delivered: int = 0
     failed: int = 0
     dead: int = 0
+    first_failed_at: int = 0
+    """Earliest failed attempt; 0 if there is none, or an older version counted it."""
 
 
 class StateEvidence(msgspec.Struct, array_like=True):
@@ -102,6 +104,9 @@ class StateEvidence(msgspec.Struct, array_like=True):
     failure: Failure = Failure()
     death: Failure = Failure()
     """The latest dead event: why it died. Older versions didn't store it."""
+    failures: list[int] = []
+    """Times of the newest failed attempts, at most `FAILING_ATTEMPTS`: the counts don't say which of a minute's
+    attempts were after a change of the webhook in that minute. Older versions didn't store it."""
 
     def add(self, entry: HistoryEntry) -> None:
         """Counts one entry. Entries of other outcomes than attempts, deliveries, dead and held events don't count."""
@@ -113,7 +118,8 @@ class StateEvidence(msgspec.Struct, array_like=True):
         elif outcome is HistoryOutcome.ATTEMPT and entry.reason in _OWN_FAILURES:
             self.own_failure_at = max(self.own_failure_at, at)
         elif outcome is HistoryOutcome.ATTEMPT:
-            self._count(at, PeriodCounts(failed=1))
+            self._count(at, PeriodCounts(failed=1, first_failed_at=at))
+            self._keep_failures([at])
             self.attempted_at = max(self.attempted_at, at)
             self.failure = max(self.failure, Failure.of(entry))
             if entry.verdict == "disable_endpoint":
@@ -139,23 +145,27 @@ class StateEvidence(msgspec.Struct, array_like=True):
         self.own_failure_at = max(self.own_failure_at, other.own_failure_at)
         self.failure = max(self.failure, other.failure)
         self.death = max(self.death, other.death)
+        self._keep_failures(other.failures)
 
     def failures_since(self, floor: int) -> tuple[int, int]:
-        """Returns how many attempts failed after the minute of `floor`, and the start of the first period with one.
+        """Returns how many attempts failed after `floor`, at least, and when the first of them failed.
 
-        Attempts that are older than the kept minutes are counted by hour.
+        The newest ones count by their own time, older ones by whole minutes after that of `floor`, and those that are
+        older than the kept minutes by whole hours.
         """
-        count, first = 0, 0
+        newest = [at for at in self.failures if at > floor]
         oldest_minute = max(self.minutes, default=0) - MINUTES + 1
-        for hour, slot in self.hours.items():
-            if slot.failed and hour > floor // HOUR_MS and (hour + 1) * 60 <= oldest_minute:
-                count += slot.failed
-                first = min(first or hour * HOUR_MS, hour * HOUR_MS)
-        for minute, slot in self.minutes.items():
-            if slot.failed and minute > floor // MINUTE_MS:
-                count += slot.failed
-                first = min(first or minute * MINUTE_MS, minute * MINUTE_MS)
-        return count, first
+        periods = [
+            (slot.first_failed_at or hour * HOUR_MS, slot.failed)
+            for hour, slot in self.hours.items()
+            if slot.failed and hour > floor // HOUR_MS and (hour + 1) * 60 <= oldest_minute
+        ] + [
+            (slot.first_failed_at or minute * MINUTE_MS, slot.failed)
+            for minute, slot in self.minutes.items()
+            if slot.failed and minute > floor // MINUTE_MS
+        ]
+        count = max(len(newest), sum(failed for _, failed in periods))
+        return count, min([*newest, *(first for first, _ in periods)], default=0)
 
     def lately(self, floor: int = 0) -> PeriodCounts:
         """Returns the total of the kept minutes, at most 30, that follow the minute of `floor`."""
@@ -178,6 +188,9 @@ class StateEvidence(msgspec.Struct, array_like=True):
         _add_slot(self.hours, at // HOUR_MS, slot)
         self._trim()
 
+    def _keep_failures(self, times: list[int]) -> None:
+        self.failures = sorted([*self.failures, *times])[-FAILING_ATTEMPTS:]
+
     def _stop(self, at: int, by: str) -> None:
         self.stopped_at, self.stopped_by = max((self.stopped_at, self.stopped_by), (at, by))
 
@@ -196,7 +209,7 @@ class Configured:
     is_paused: bool = False
     """`paused: true` or `enabled: false`."""
     changed_at: int = 0
-    """When this revision was first seen; 0 if the first one was never replaced."""
+    """When this revision replaced another; 0 if it replaced none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +239,7 @@ def judge(evidence: StateEvidence, configured: Configured, previous: FleetState,
     lately = evidence.lately(changed_at)
     attempts = lately.delivered + lately.failed
     if attempts >= MIN_ATTEMPTS and lately.failed > UNSTABLE_SHARE * attempts:
-        return Judged(FleetState.UNSTABLE, min(evidence.minutes) * MINUTE_MS)
+        return Judged(FleetState.UNSTABLE, max(changed_at, min(evidence.minutes) * MINUTE_MS))
     if previous is FleetState.ACTIVE:
         return Judged(FleetState.ACTIVE, now)
     if previous in TROUBLE and evidence.attempted_at > changed_at:
@@ -257,6 +270,8 @@ def _add(mine: PeriodCounts, other: PeriodCounts) -> None:
     mine.delivered += other.delivered
     mine.failed += other.failed
     mine.dead += other.dead
+    if other.first_failed_at:
+        mine.first_failed_at = min(mine.first_failed_at or other.first_failed_at, other.first_failed_at)
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

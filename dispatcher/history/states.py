@@ -90,6 +90,6 @@ def _facts(webhooks: Sequence[Webhook] | None) -> Mapping[TenantKey, WebhookInUs
     if webhooks is None:
         return None
     return {
-        one.tenant: WebhookInUse(one.revision, is_paused=one.config.paused or not one.config.enabled)
+        one.tenant: WebhookInUse(one.revision, one.config.paused or not one.config.enabled, one.changed_at)
         for one in webhooks
     }

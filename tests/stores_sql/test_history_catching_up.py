@@ -34,7 +34,7 @@ def entries_of(outcome: HistoryOutcome, count: int, age_s: float) -> list[Histor
 async def state_of(database: Database, clock: Clock) -> FleetState:
     states = TenantStates(database, clock)
     assert await states.sign_of_life(0, is_current=True)
-    await states.judge({TENANT: WebhookInUse("1", False)})
+    await states.judge({TENANT: WebhookInUse("1", is_paused=False, changed_at=NOW)})
     return (await states.of(TENANT)).state
 
 

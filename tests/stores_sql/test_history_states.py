@@ -42,6 +42,10 @@ def entries_of(tenant: TenantKey, outcome: HistoryOutcome, count: int, start: fl
     ]
 
 
+def in_use(revision: str, changed_at: float = NOW, *, is_paused: bool = False) -> WebhookInUse:
+    return WebhookInUse(revision, is_paused, changed_at)
+
+
 async def test_evidence_is_that_of_the_entries_however_often_they_are_written(database: Database, clock: Clock) -> None:
     store = HistoryStore(database, SETTINGS, clock)
     made = records(5, 600)
@@ -64,9 +68,9 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
     await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
     await store.write(rows_of_entries(*entries_of(GOOD, HistoryOutcome.DELIVERED, 20, clock.now), writer=2))
     facts = {
-        BAD: WebhookInUse("1", False),
-        GOOD: WebhookInUse("1", False),
-        TenantKey("new", "x"): WebhookInUse("1", True),
+        BAD: in_use("1"),
+        GOOD: in_use("1"),
+        TenantKey("new", "x"): in_use("1", is_paused=True),
     }
     assert await states.sign_of_life(0, is_current=True)
     changes = await states.judge(facts)
@@ -85,12 +89,12 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
     assert await TenantStates(database, clock).judge(facts) == [], "another worker knows it, too"
 
     clock.now += 60
-    edited = facts | {BAD: WebhookInUse("2", False)}
+    edited = facts | {BAD: in_use("2", clock.now)}
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.UNKNOWN]
     clock.now += 120
     await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.DELIVERED, 1, clock.now), writer=3))
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
-    paused = edited | {GOOD: WebhookInUse("1", True)}
+    paused = edited | {GOOD: in_use("1", is_paused=True)}
     assert [one.report.state for one in await states.judge(paused)] == [FleetState.PAUSED]
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
     assert await states.judge(None) == [], "without the webhooks, nothing is thought of them"
@@ -99,6 +103,46 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
         GOOD: FleetState.ACTIVE
     }
     assert (await states.of(TenantKey("nobody", "prod"))).state is FleetState.UNKNOWN
+
+
+async def test_a_webhook_that_still_fails_after_an_edit_is_reported_again(database: Database, clock: Clock) -> None:
+    """The dispatchers try at once, before the judge sees the edit; then the breaker lets few attempts through.
+
+    Attempts from before the edit don't count, and those that the judge saw before it knew of the edit do.
+    """
+    store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
+    assert [one.report.state for one in await states.judge({BAD: in_use("1", NOW - 9999)})] == [FleetState.FAILING]
+    edited_at = NOW + 1
+    burst = [failed_at(edited_at + 0.1 * number) for number in range(1, 7)]
+    await store.write(rows_of_entries(*burst, writer=2))
+    clock.now = edited_at + 9
+    assert await states.judge({BAD: in_use("1", NOW - 9999)}) == []
+    edited = {BAD: in_use("2", edited_at)}
+    assert [one.report.state for one in await states.judge(edited)] == [FleetState.UNKNOWN]
+    for number, after_s in enumerate((31, 92)):
+        assert await states.judge(edited) == []
+        clock.now = edited_at + after_s
+        await store.write(rows_of_entries(failed_at(clock.now), writer=3 + number))
+    (change,) = await states.judge(edited)
+    assert (change.before, change.report.state) == (FleetState.UNKNOWN, FleetState.FAILING)
+    assert edited_at < change.report.since < edited_at + 1
+
+
+@pytest.mark.parametrize("wrong", [NOW + 86_400, NOW - 86_400], ids=["ahead", "behind"])
+async def test_a_wrong_clock_of_the_store_costs_no_more_than_evidence(
+    database: Database, clock: Clock, wrong: float
+) -> None:
+    store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
+    await states.judge({BAD: in_use("1")})
+    await states.judge({BAD: in_use("2", wrong)})
+    clock.now += 3600
+    await store.write(rows_of_entries(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
+    assert [one.report.state for one in await states.judge({BAD: in_use("2", wrong)})] == [FleetState.FAILING]
+
+
+def failed_at(at: float) -> HistoryEntry:
+    return entries_of(BAD, HistoryOutcome.ATTEMPT, 1, at)[0]
 
 
 async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Database, clock: Clock) -> None:
@@ -124,7 +168,7 @@ async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Datab
 async def test_tenants_that_vanish_are_added_again(database: Database, clock: Clock) -> None:
     """The table was recreated while the worker ran."""
     states = TenantStates(database, clock)
-    facts = {GOOD: WebhookInUse("1", True)}
+    facts = {GOOD: in_use("1", is_paused=True)}
     for _ in range(2):
         assert [one.report.state for one in await states.judge(facts)] == [FleetState.PAUSED]
         assert await states.judge(facts) == []

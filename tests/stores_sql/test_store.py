@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -73,6 +74,25 @@ async def test_a_webhook_is_the_same_object_until_it_is_edited(
     await repository.delete(made.id, expected_version=3, by="ada", orgs=None)
     assert await store.get(made.tenant) is None
     assert repr(store).endswith("1 webhooks, change 1>")
+
+
+async def test_the_time_of_a_change_is_known_unless_the_row_is_damaged(
+    store: SqlStore, repository: WebhookRepository, database: Database
+) -> None:
+    made = await repository.create(plain("luma"), by="ada", orgs=None)
+    found = await store.get(made.tenant)
+    assert found is not None
+    assert found.changed_at == made.updated_at.timestamp()
+    if database.is_postgresql:
+        return  # it refuses texts that are no time
+    for damaged in ("yesterday", "", "9999-12-31 23:59:59-23:00"):
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE webhooks SET updated_at = :at, changed = changed"), {"at": damaged})
+        started = SqlStore(database, store._encryption)
+        before = time.time()
+        await started.load()
+        (read,) = started.all()
+        assert read.changed_at >= before
 
 
 async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore) -> None:

@@ -3,13 +3,14 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import RowMapping, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.fleet_state import (
+    TROUBLE,
     Configured,
     FleetState,
     Judged,
@@ -40,6 +41,8 @@ class WebhookInUse:
 
     revision: str
     is_paused: bool
+    changed_at: float = field(compare=False)
+    """When the store changed it last, or when it was read if the store doesn't know that. Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class StateReport:
     """Latest delivery."""
     attempted_at: float | None = None
     failures: int = 0
-    """Failed attempts since the latest delivery, of the last day."""
+    """Failed attempts since the latest delivery, of the last day: at least so many."""
     failure_reason: str = ""
     """Of the latest failed attempt, as in the history: `http_5xx`, `timeout`, …"""
     failure_status: int | None = None
@@ -221,12 +224,16 @@ def _judged(
 ) -> tuple[dict[str, Any] | None, StateChange | None]:
     """Returns what has to be written into a row, and the change of its state."""
     revision, changed_at, is_paused = row["revision"], row["changed_at"], bool(row["is_paused"])
+    is_changed = False
     if facts is not None:
-        if revision and revision != facts.revision:
-            changed_at = now_ms
+        is_changed = bool(revision) and revision != facts.revision
+        if is_changed:  # not `now`: dispatchers know of it at once, and may have failed many times since
+            changed_at = max(changed_at, min(int(facts.changed_at * 1000), now_ms))
         revision, is_paused = facts.revision, facts.is_paused
     before = FleetState(row["state"])
-    judged = judge(decode_evidence(row["evidence"]), Configured(is_paused, changed_at), before, now_ms)
+    # The trouble of the former revision has ended; if the new one has any, that is news.
+    previous = FleetState.UNKNOWN if is_changed and before in TROUBLE else before
+    judged = judge(decode_evidence(row["evidence"]), Configured(is_paused, changed_at), previous, now_ms)
     if judged.state is before:
         judged = Judged(before, row["since"])
     values = {

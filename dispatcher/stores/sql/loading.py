@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import groupby
 
@@ -22,6 +23,7 @@ from dispatcher.telemetry import metrics
 
 _LOST = "can't be decrypted with any of webhooks.encryption_keys: configure the old key again, or give the secret again"
 _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # repeated for each secret, but parsed once
+_UPDATED = cast(webhooks.c.updated_at, Text).label("updated_text")  # that of a damaged row may be unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,7 @@ async def select_rows(connection: AsyncConnection, *which: ColumnElement[bool]) 
     is_deleted = webhooks.c.deleted_at.is_not(None).label("is_deleted")  # the date of a damaged row may be unreadable
     columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.version, webhooks.c.changed)
     statement = (
-        select(*columns, is_deleted, _CONFIG, secrets.c.path, secrets.c.ciphertext)
+        select(*columns, is_deleted, _CONFIG, _UPDATED, secrets.c.path, secrets.c.ciphertext)
         .outerjoin(secrets, secrets.c.webhook_id == webhooks.c.id)
         .where(*which)
         .order_by(webhooks.c.changed, webhooks.c.id, secrets.c.path)
@@ -115,4 +117,13 @@ def _webhook(group: Sequence[RowMapping], source: str, encryption: Encryption) -
     if lasting is not webhook.config:
         webhook = replace(webhook, revision=Webhook.of(lasting, source).revision)
     digest = blake2b(f"{webhook.revision} {first['id']} {first['version']}".encode(), digest_size=8)
-    return replace(webhook, revision=digest.hexdigest())
+    return replace(webhook, revision=digest.hexdigest(), changed_at=_time_in(first["updated_text"], webhook.changed_at))
+
+
+def _time_in(stored: str, otherwise: float) -> float:
+    """Returns the Unix seconds of a stored time, which is UTC unless it names its zone."""
+    try:
+        found = datetime.fromisoformat(stored)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return otherwise

@@ -13,6 +13,7 @@ from dispatcher.contract.fleet_state import (
     Configured,
     Failure,
     FleetState,
+    Judged,
     StateEvidence,
     decode_evidence,
     encode_evidence,
@@ -159,6 +160,54 @@ def test_a_change_of_the_webhook_ends_the_evidence_of_failures() -> None:
     assert state_of(again, FleetState.UNKNOWN, edited) is FleetState.FAILING
     repaired = [*found, entry(DELIVERED, NOW + 20 * MINUTE_MS)]
     assert state_of(repaired, FleetState.UNKNOWN, edited) is FleetState.ACTIVE
+
+
+PROBES_S = (30.5, 90.5, 210.5, 450.5, 930.5, 1830.5)
+"""When a breaker that opened at once sends its probes."""
+
+
+def test_failures_count_by_their_own_time_after_a_change_or_a_delivery() -> None:
+    """Five refused connections open the breaker within two seconds; the few probes that follow take half an hour."""
+    for at in (NOW, NOW + 100, NOW + 31_000, NOW + 57_000):
+        before = attempts(300, start=at - 299 * 1000, every_s=1)
+        burst = attempts(6, start=at + 100, every_s=0.3)
+        probes = [entry(ATTEMPT, int(at + after * 1000)) for after in PROBES_S]
+        edited = Configured(changed_at=at)
+        assert state_of([*before, *burst], FleetState.UNKNOWN, edited) is FleetState.UNKNOWN
+        assert state_of([*before, *burst, probes[0]], FleetState.UNKNOWN, edited) is FleetState.UNKNOWN
+        failing = [*before, *burst, *probes[:2]]
+        assert state_of(failing, FleetState.UNKNOWN, edited) is FleetState.FAILING
+        judged = judge(evidence_of(failing), edited, FleetState.UNKNOWN, NOW + HOUR_MS)
+        assert at < judged.since < at + 2000
+        delivered = [entry(DELIVERED, at), *burst, *probes[:2]]
+        assert state_of(delivered, FleetState.ACTIVE) is FleetState.FAILING
+
+
+def test_failing_takes_a_minute_by_the_first_and_last_attempt() -> None:
+    for start in (NOW, NOW + 59_999):
+        assert state_of(attempts(600, start=start, every_s=0.1)) is FleetState.UNSTABLE
+        assert state_of(attempts(601, start=start, every_s=0.1)) is FleetState.FAILING
+
+
+def test_unstable_begins_no_earlier_than_the_last_change() -> None:
+    edited = Configured(changed_at=NOW + 10 * MINUTE_MS)
+    found = [*attempts(40), entry(DELIVERED, NOW + 20 * MINUTE_MS)]
+    judged = judge(evidence_of(found), edited, FleetState.ACTIVE, NOW + HOUR_MS)
+    assert judged == Judged(FleetState.UNSTABLE, NOW + 10 * MINUTE_MS)
+
+
+def test_evidence_of_an_older_version_counts_on() -> None:
+    """It lacks the times of attempts within their minute."""
+    evidence = evidence_of(attempts(10, every_s=60))
+    shorter = msgspec.msgpack.decode(encode_evidence(evidence), strict=False)[:11]
+    for periods in shorter[:2]:
+        for counts in periods.values():
+            del counts[3:]
+    older = decode_evidence(msgspec.msgpack.encode(shorter))
+    assert older != evidence
+    assert judge(older, Configured(), FleetState.ACTIVE, NOW + HOUR_MS) == judge(
+        evidence, Configured(), FleetState.ACTIVE, NOW + HOUR_MS
+    )
 
 
 def test_dead_events_are_counted_since_a_time_that_is_named() -> None:
