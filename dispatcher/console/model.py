@@ -114,6 +114,11 @@ class AttemptModel(ApiValue):
     answer: str = ""
     """Beginning of the response body, if the attempt failed and the dispatchers keep bodies (`history.answers`)."""
 
+    @property
+    def began_at(self) -> float:
+        """When the request began: `at` is when it ended."""
+        return self.at - self.elapsed_ms / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class BucketModel(ApiValue):

@@ -73,7 +73,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
         _report(services, webhook),
         outcomes_of(services, webhook.tenant, window),
     )
-    failing = services.attempts.failing(webhook.tenant)
+    failing = services.attempts.failing(webhook.tenant, webhook.updated_at.timestamp())
     state = judged_state(webhook, report, lane, failing, is_answering=services.lanes.is_answering)
     delivered_at = None if report is None else report.delivered_at
     return WebhookState(
@@ -170,7 +170,8 @@ async def list_states(
         if place % _AT_A_TURN == 0:
             await asyncio.sleep(0)
         tenant = webhook.tenant
-        report, failing = None if reports is None else reports.get(tenant), attempts.failing(tenant)
+        report = None if reports is None else reports.get(tenant)
+        failing = attempts.failing(tenant, webhook.updated_at.timestamp())
         if report is None and services.history is not None:
             report = _no_report(tenant)
         state = judged_state(webhook, report, lanes.get(tenant), failing, is_answering=is_answering)

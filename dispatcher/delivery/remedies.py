@@ -12,6 +12,7 @@ from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_auth import JwtAuth, SignedToken
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.outcomes import FailureReason
+from dispatcher.contract.reason_texts import FAILED
 from dispatcher.delivery.verdicts import GONE, MAX_REFUSALS, Judgement, Verdict
 
 
@@ -38,17 +39,23 @@ def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
             return "Not delivered. A real event goes to the dead events at once: another try would end the same way."
 
 
-def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConfig) -> str:
+def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConfig | None) -> str:
     """Returns what to change; empty if nothing is wrong.
 
     Args:
         reason: as in the metrics and the history: a `FailureReason`, or `http_4xx`.
         detail: what exactly failed, as in `Attempt`.
-        config: the webhook; its secrets are not used and may be empty.
+        config: the webhook; its secrets are not used and may be empty. None if it was changed after the attempt: then
+            nothing of it is named, because another address or token may have been tried.
     """
     if reason in _OF_FAILURE:
-        return _of_failure(FailureReason(reason), detail, config)
-    return "" if status is None or 200 <= status < 300 else _of_answer(status, config)
+        remedy = _of_failure(FailureReason(reason), detail, config)
+    else:
+        remedy = "" if status is None or 200 <= status < 300 else _of_answer(status, config)
+    return f"{remedy} {_CHANGED_SINCE}" if remedy and config is None else remedy
+
+
+_CHANGED_SINCE: Final = "The webhook was changed since then: a test event shows whether it works now."
 
 
 _OF_FAILURE: Final[dict[FailureReason, str]] = {
@@ -107,16 +114,19 @@ _OF_STATUS: Final[dict[int, str]] = {
 }
 
 
-def _of_failure(reason: FailureReason, detail: str, config: WebhookConfig) -> str:
+def _of_failure(reason: FailureReason, detail: str, config: WebhookConfig | None) -> str:
     text, lower = _OF_FAILURE[reason], detail.lower()
     if reason is FailureReason.TLS:
         text = next((text for signs, text in _OF_CERTIFICATE if any(sign in lower for sign in signs)), text)
+    if config is None:
+        names_address = "{host}" in text or "{port}" in text
+        return f"{FAILED[reason].label} ({detail})." if names_address else text.format(detail=detail)
     parts = urlsplit(config.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return text.format(detail=detail, host=parts.hostname, port=port)
 
 
-def _of_answer(status: int, config: WebhookConfig) -> str:
+def _of_answer(status: int, config: WebhookConfig | None) -> str:
     if status in (401, 403):
         return _refused_access(status, config)
     if status in _OF_STATUS:
@@ -128,8 +138,10 @@ def _of_answer(status: int, config: WebhookConfig) -> str:
     return f"The server failed ({status}): look for the request, by its webhook-id, in its log."
 
 
-def _refused_access(status: int, config: WebhookConfig) -> str:
+def _refused_access(status: int, config: WebhookConfig | None) -> str:
     what = f"The server refused us access ({status})"
+    if config is None:
+        return f"{what}."
     auth = config.auth
     if not isinstance(auth, JwtAuth):
         signed = " If it verifies webhook-signature, check its signing secret." if config.signing is not None else ""

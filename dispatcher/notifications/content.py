@@ -247,7 +247,9 @@ def _advice(news: News, known: Known) -> str:
         parts.append(_STOPPED.get(report.stopped_by, ""))
     if config is not None and report is not None and report.failure_reason and _is_cause(news.kind, report):
         detail = clean(report.failure_detail, 150) or report.failure_reason
-        parts.append(clean(remedy_for(report.failure_reason, report.failure_status, detail, config), 600))
+        is_tried = (report.failed_at or 0.0) >= report.changed_at
+        remedy = remedy_for(report.failure_reason, report.failure_status, detail, config if is_tried else None)
+        parts.append(clean(remedy, 600))
     if news.kind is NewsKind.DISABLED:
         parts.append("Then edit the webhook or reactivate it: events wait until then, at most to their age limit.")
     elif news.kind is NewsKind.FIRST_DEAD:

@@ -1,6 +1,7 @@
 """The state that is shown follows the configuration first, then who answers, the history, lanes and latest attempts."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from dispatcher.stores.sql.history_states import StateReport
 from dispatcher.stores.sql.records import ListedWebhook
 from tests.console.api.fakes import LUMA, attempt_of
 
-WEBHOOK = ListedWebhook("id", LUMA, "Luma", enabled=True, paused=False)
+WEBHOOK = ListedWebhook("id", LUMA, "Luma", enabled=True, paused=False, updated_at=datetime.fromtimestamp(0, UTC))
 LANE = LaneModel("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
 ATTEMPT = attempt_of(LUMA)
 

@@ -169,6 +169,25 @@ async def test_a_dead_event_is_reported_with_why_it_died(scene: Scene, mail: Mai
     assert "correct the URL" in body(mail.received[1])
 
 
+async def test_a_dead_event_does_not_blame_an_address_that_was_never_tried(scene: Scene, mail: MailServer) -> None:
+    """The webhook was edited after the last attempt, and its events reach the age limit."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    refused = {"reason": "connect_refused", "status": None, "detail": "connection refused"}
+    for host, expected in (("hooks.luma.example", True), ("new.luma.example", False)):
+        if not expected:
+            scene.clock.now += 2 * DAY_S
+            edited = webhook_of(LUMA, CONTACT, url=f"https://{host}/x")
+            scene.webhooks = [replace(edited, changed_at=scene.clock.now)]
+        else:
+            await scene.happen(ATTEMPT, **refused)
+        await scene.happen(DEAD, reason="expired", status=None, detail="connection refused")
+        await scene.work(1)
+        text = " ".join(body(mail.received[-1]).split())
+        assert (f"Nothing listens on port 443 of {host}" in text) == expected
+        assert ("The webhook was changed since then" in text) != expected
+
+
 async def test_a_secret_and_a_key_that_are_replaced_are_reported_before_and_never_after(
     scene: Scene, mail: MailServer
 ) -> None:

@@ -224,19 +224,20 @@ class EventPage:
         """
         if known.outcome is HistoryOutcome.SKIPPED:
             return remedy_of(HistoryOutcome.SKIPPED, known.history[-1].reason)
-        last, death = next(reversed(known.attempts), None), known.death
+        last, death, edited_at = next(reversed(known.attempts), None), known.death, webhook.updated_at.timestamp()
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
-            failing = self._renderer.services.attempts.failing(webhook.tenant)
+            failing = self._renderer.services.attempts.failing(webhook.tenant, edited_at)
             last = None if failing is None else failing.attempt
         if last is not None:
-            attempt = last.reason, last.status, last.detail
+            attempt, at = (last.reason, last.status, last.detail), last.began_at
         elif death is not None:
-            attempt = death.reason, death.last_status, death.detail
+            attempt, at = (death.reason, death.last_status, death.detail), death.died_at
         elif known.is_dead and known.history:
-            attempt = known.history[-1].reason, known.history[-1].status, known.history[-1].detail
+            entry = known.history[-1]
+            attempt, at = (entry.reason, entry.status, entry.detail), entry.at / 1000
         else:
             return ""
         try:
-            return remedy_for(*attempt, webhook.config())
+            return remedy_for(*attempt, webhook.config() if at >= edited_at else None)
         except ConfigError:  # of another version of this program
             return attempt[2]

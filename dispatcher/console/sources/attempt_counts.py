@@ -78,7 +78,7 @@ class Failing(NamedTuple):
 class TenantCounts:
     """Counters of one tenant."""
 
-    __slots__ = ("_latencies", "_outcomes", "_recent", "last_delivery", "last_failure")
+    __slots__ = ("_began", "_latencies", "_outcomes", "_recent", "last_delivery", "last_failure")
 
     def __init__(self) -> None:
         self._outcomes = {window: Ring(length, span_s, 3) for window, (length, span_s) in SPANS.items()}
@@ -86,6 +86,7 @@ class TenantCounts:
             window: Ring(_SLICES, length * span_s / _SLICES, _STEPS) for window, (length, span_s) in SPANS.items()
         }
         self._recent: deque[tuple[str, int | None] | None] = deque(maxlen=RECENT)  # how each failed; None: delivered
+        self._began: deque[float] = deque(maxlen=RECENT)  # when each of them began
         self.last_delivery: float | None = None
         self.last_failure: AttemptModel | None = None
 
@@ -98,6 +99,7 @@ class TenantCounts:
         if attempt.status is not None:
             for ring in self._latencies.values():
                 ring.add(attempt.at, _step(attempt.elapsed_ms))
+        self._began.append(attempt.began_at)
         self._recent.append(None if is_delivered else _way(attempt.reason, attempt.status))
         if is_delivered:
             self.last_delivery = max(attempt.at, self.last_delivery or 0.0)
@@ -111,12 +113,16 @@ class TenantCounts:
         latencies = [sum(step) for step in zip(*(row for _, row in self._latencies[window].rows(now)), strict=True)]
         return Outcomes(window, SPANS[window][1], buckets, _quantile(latencies, 0.5), _quantile(latencies, 0.95))
 
-    def failing(self) -> Failing | None:
-        """Returns how the recent attempts failed; None if the latest was delivered, or none is known."""
-        if self.last_failure is None or not self._recent or self._recent[-1] is None:
+    def failing(self, since: float) -> Failing | None:
+        """Returns how the recent attempts that began after `since` failed.
+
+        None if the latest attempt was delivered or began earlier, or none is known.
+        """
+        last = self.last_failure
+        if last is None or last.began_at < since or self._recent[-1] is None:
             return None
-        seen = len(self._recent)
-        return Failing(self.last_failure, self._recent.count(self._recent[-1]), seen - self._recent.count(None), seen)
+        recent = [way for began, way in zip(self._began, self._recent, strict=True) if began >= since]
+        return Failing(last, recent.count(self._recent[-1]), len(recent) - recent.count(None), len(recent))
 
 
 @lru_cache(maxsize=1024)

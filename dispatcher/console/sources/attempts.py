@@ -116,10 +116,13 @@ class AttemptMemory:
         counts = self._counts.get(tenant)
         return None if counts is None else counts.last_delivery
 
-    def failing(self, tenant: TenantKey) -> Failing | None:
-        """Returns how the last 40 attempts failed; None if the last one was delivered, or none is known."""
+    def failing(self, tenant: TenantKey, since: float) -> Failing | None:
+        """Returns how those of the last 40 attempts failed that began after `since`, when the webhook was changed.
+
+        None if the last attempt was delivered or began earlier, or none is known.
+        """
         counts = self._counts.get(tenant)
-        return None if counts is None else counts.failing()
+        return None if counts is None else counts.failing(since)
 
 
 class AttemptReader:

@@ -77,6 +77,8 @@ class StateReport:
     death_detail: str = ""
     own_failure_at: float | None = None
     """Latest attempt that failed on our own side."""
+    changed_at: float = 0.0
+    """When the webhook's configuration was last seen to change; 0 if it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ def _report(row: RowMapping | Mapping[str, Any], now_ms: int, *, is_current: boo
         death_reason=evidence.death.reason if evidence.death.at == evidence.dead_at else "",
         death_detail=evidence.death.detail,
         own_failure_at=_seconds(evidence.own_failure_at),
+        changed_at=row["changed_at"] / 1000,
     )
 
 

@@ -63,6 +63,7 @@ class ListedWebhook:
     name: str
     enabled: bool
     paused: bool
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

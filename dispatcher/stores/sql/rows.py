@@ -116,9 +116,10 @@ async def listed_of(connection: AsyncConnection, tenants: Iterable[TenantKey], o
 
 async def _listed(connection: AsyncConnection, statement: Select[tuple[object, ...]]) -> list[ListedWebhook]:
     is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
-    columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.name, webhooks.c.enabled, is_paused)
+    names = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.name)
+    columns = (*names, webhooks.c.enabled, is_paused, webhooks.c.updated_at)
     found = (await connection.execute(statement.with_only_columns(*columns))).all()
-    return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5])) for row in found]
+    return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5]), row[6]) for row in found]
 
 
 async def tenants_of(connection: AsyncConnection, words: str, orgs: Orgs, limit: int) -> list[TenantKey]:

@@ -67,7 +67,7 @@ class FakeAttempts:
     def last_delivery(self, tenant: TenantKey) -> float | None:
         return AT
 
-    def failing(self, tenant: TenantKey) -> Failing | None:
+    def failing(self, tenant: TenantKey, since: float) -> Failing | None:
         return None
 
 

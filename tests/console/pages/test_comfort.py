@@ -276,7 +276,7 @@ async def test_mixed_failures_are_counted_as_failures(
     for status in (404, 404, 404, 404, 404, 503, 503, 503, 500, 500, 500, 500):
         reason = f"http_{status // 100}xx"
         counts.add(replace(stage.attempts._facts(tenant)[0], status=status, reason=reason, verdict="retry_later"))
-    monkeypatch.setattr(stage.attempts, "failing", lambda one: counts.failing() if one == tenant else None)
+    monkeypatch.setattr(stage.attempts, "failing", lambda one, _: counts.failing(0.0) if one == tenant else None)
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go(stage.path(tenant))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from dispatcher.console.resend_model import RedriveModel
 from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.contract.history import HistoryEntry
 from dispatcher.contract.history import HistoryOutcome as O
+from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
@@ -137,6 +139,22 @@ async def test_one_thing_to_change_and_an_incomplete_history_are_shown(browser: 
             history.lookup._problem = lambda: None
             await shown.go(stage.path(LUMA, "/deliveries/msg_3"))
             await expect(main).to_contain_text("never have been sent")
+
+
+async def test_what_to_change_names_the_address_only_if_it_was_tried(stage: Stage) -> None:
+    page, webhook = EventPage(Renderer(stage.services, Assets.load())), stage.webhooks[FABRIKAM]
+    host = urlsplit(webhook.url).hostname
+    assert host is not None
+    edited_at = webhook.updated_at.timestamp()
+    refused = replace(TRIED, reason="connect_refused", status=None)
+    died = replace(DEATH, reason=DeadReason.REJECTED, last_status=401)
+    for at, is_tried in ((edited_at - 1, False), (edited_at + 1, True)):
+        last = HistoryEntry(int(at * 1000), O.DEAD, *FABRIKAM, "connect_refused")
+        for known in (KnownEvent([replace(refused, at=at)], None), KnownEvent([], None, [last])):
+            text = page._remedy(webhook, known)
+            assert (host in text) == is_tried
+            assert ("changed" in text) != is_tried
+        assert ("changed" in page._remedy(webhook, KnownEvent([], replace(died, died_at=at)))) != is_tried
 
 
 def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.console.pages import webhook_list
+from dispatcher.console.sources.attempts import AttemptMemory
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.webhook_state import list_reports, list_states, state_of
 from dispatcher.stores.sql.database import Database
@@ -18,6 +20,7 @@ from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import ListedWebhook
+from tests.console.api.fakes import attempt_of
 from tests.console.history_store import KEY
 from tests.console.pages.sample_world import LUMA, TAILSPIN
 from tests.console.pages.stage import Stage, staged
@@ -95,8 +98,27 @@ async def test_only_some_lanes_are_queried_while_the_store_is_away(
 
 async def test_the_list_and_the_page_agree(stage: Stage) -> None:
     webhooks = list(stage.webhooks.values())
-    listed = [ListedWebhook(one.id, one.tenant, one.name, one.enabled, one.paused) for one in webhooks]
+    listed = [ListedWebhook(one.id, one.tenant, one.name, one.enabled, one.paused, one.updated_at) for one in webhooks]
     reports = await list_reports(stage.services, listed)
     by_list = {one.webhook.tenant: one.state for one in await list_states(stage.services, listed, reports)}
     by_page = await asyncio.gather(*(state_of(stage.services, one) for one in webhooks))
     assert by_list == {one.tenant: state.state for one, state in zip(webhooks, by_page, strict=True)}
+
+
+async def test_a_webhook_that_was_edited_is_not_failing_by_older_attempts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is its new address named: it was never tried."""
+    webhook, memory = stage.webhooks[TAILSPIN], AttemptMemory()
+    monkeypatch.setattr(stage.attempts, "failing", memory.failing)
+    edited_at = webhook.updated_at.timestamp()
+    refused = replace(attempt_of(TAILSPIN), reason="connect_refused", status=None, at=edited_at - 1)
+    for at, expected in ((edited_at - 1, "unknown"), (edited_at + 1, "failing")):
+        for _ in range(5):
+            memory.add(replace(refused, at=at))
+        state = await state_of(stage.services, webhook)
+        listed = ListedWebhook(webhook.id, TAILSPIN, "", enabled=True, paused=False, updated_at=webhook.updated_at)
+        (by_list,) = await list_states(stage.services, [listed], await list_reports(stage.services, [listed]))
+        assert (state.state, by_list.state, by_list.is_failing) == (expected, expected, expected == "failing")
+        assert (state.failing is not None) == (expected == "failing")
+        assert ("Nothing listens on port" in " ".join(state.reasons)) == (expected == "failing")

@@ -60,7 +60,7 @@ def test_the_counts_of_an_unknown_tenant_are_zero() -> None:
     outcomes = attempts.outcomes(OTHER, "24h")
     assert (len(outcomes.buckets), outcomes.delivered, outcomes.p50_ms) == (96, 0, None)
     assert attempts.search(OTHER, AttemptQuery()).items == ()
-    assert (attempts.last_delivery(OTHER), attempts.failing(OTHER)) == (None, None)
+    assert (attempts.last_delivery(OTHER), attempts.failing(OTHER, 0.0)) == (None, None)
 
 
 @given(st.lists(st.tuples(st.floats(0, 5000), st.integers(0, 1)), max_size=60), st.integers(1, 12))
@@ -129,16 +129,29 @@ def test_attempts_are_found_by_event_and_by_outcome() -> None:
 def test_the_recent_trouble_is_the_latest_failure_with_its_count() -> None:
     failed = attempt("retry_later", status=401, reason="http_4xx")
     attempts = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
-    assert attempts.failing(LUMA) == Failing(failed, alike=39, failed=40, seen=40)
+    assert attempts.failing(LUMA, 0.0) == Failing(failed, alike=39, failed=40, seen=40)
     assert attempts.last_delivery(LUMA) == NOW - 9
     attempts.add(attempt())
-    assert attempts.failing(LUMA) is None
+    assert attempts.failing(LUMA, 0.0) is None
+
+
+def test_attempts_that_began_before_a_change_of_the_webhook_are_no_trouble_of_today() -> None:
+    """They went to the former address, perhaps; one that took long did, although it ended after the change."""
+    slow = attempt("retry_soon", at=NOW + 9, elapsed_ms=10_000)
+    attempts = memory(attempt(at=NOW - 70), *[attempt("retry_soon", at=NOW - 60)] * 9, slow)
+    assert attempts.failing(LUMA, NOW - 99) == Failing(slow, alike=10, failed=10, seen=11)
+    assert attempts.failing(LUMA, NOW) is None
+    later = attempt("retry_soon", at=NOW + 9)
+    attempts.add(later)
+    assert attempts.failing(LUMA, NOW) == Failing(later, alike=1, failed=1, seen=1)
+    attempts.add(slow)
+    assert attempts.failing(LUMA, NOW) is None, "the latest says nothing, and is no example"
 
 
 def test_failures_are_alike_if_reason_and_status_are() -> None:
     unavailable, broken = (attempt("retry_soon", status=one, reason="http_5xx") for one in (503, 500))
     attempts = memory(attempt(at=NOW - 9), *[unavailable] * 3, *[broken] * 8)
-    assert attempts.failing(LUMA) == Failing(broken, alike=8, failed=11, seen=12)
+    assert attempts.failing(LUMA, 0.0) == Failing(broken, alike=8, failed=11, seen=12)
 
 
 def test_twenty_thousand_attempts_cost_no_more_than_is_allowed() -> None:

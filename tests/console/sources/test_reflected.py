@@ -80,8 +80,8 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
         assert await outcomes(attempts, BAD) == (0, 0, COUNT)
         assert attempts.problem is None
         assert attempts.last_delivery(GOOD) is not None
-        assert attempts.failing(GOOD) is None
-        failing = attempts.failing(BAD)
+        assert attempts.failing(GOOD, 0.0) is None
+        failing = attempts.failing(BAD, 0.0)
         assert failing is not None
         assert (failing.attempt.reason, failing.attempt.status) == ("http_5xx", 501)
         assert failing[1:] == (COUNT, COUNT, COUNT)

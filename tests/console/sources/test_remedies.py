@@ -21,6 +21,24 @@ def test_every_failure_is_shown_with_its_detail_or_place(failure: FailureReason)
     assert "{" not in text.replace(DETAIL, "")
 
 
+@pytest.mark.parametrize("failure", FailureReason)
+def test_a_failure_of_a_former_configuration_names_nothing_of_the_present_one(failure: FailureReason) -> None:
+    text = remedy_for(failure.value, None, DETAIL, None)
+    assert DETAIL in text
+    assert "{" not in text.replace(DETAIL, "")
+    assert text.endswith(".")
+    for certificate in ("certificate has expired", "Hostname mismatch", "self-signed certificate"):
+        assert certificate in remedy_for("tls", None, certificate, None)
+
+
+@pytest.mark.parametrize("status", range(300, 600))
+def test_an_answer_to_a_former_configuration_is_shown_with_its_status(status: int) -> None:
+    text = remedy_for(reason_of(Attempt(0.1, status=status)), status, "", None)
+    assert str(status) in text
+    assert "authentication is set up" not in text
+    assert text.endswith(".")
+
+
 @pytest.mark.parametrize("status", range(300, 600))
 def test_every_answer_but_success_is_shown_with_its_status(status: int) -> None:
     text = remedy_for(reason_of(Attempt(0.1, status=status)), status, "", webhook())
