@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from dispatcher.config.settings import Settings
@@ -86,8 +86,14 @@ class NotificationDesk:
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
     ) -> Sequence[Message]:
-        """Returns sent and waiting messages, newest first; see `NotificationStore.recent`."""
-        return await self._store.recent(orgs=orgs, tenant=tenant, before=before, limit=limit)
+        """Returns sent and waiting messages, newest first; see `NotificationStore.recent`.
+
+        Only a caller who sees all organisations learns the address of the operator's endpoint.
+        """
+        found = await self._store.recent(orgs=orgs, tenant=tenant, before=before, limit=limit)
+        if orgs is None:
+            return found
+        return [one if one.channel == "email" else replace(one, recipient="the operator") for one in found]
 
     async def send_test(self, config: WebhookConfig | None, by: str) -> int:
         """Sends a test to the confirmed contacts of a webhook, or to the operator if `config` is None.

@@ -29,11 +29,17 @@ _ABOUT_US: Final = re.compile(r"relay|authenti|sender|polic|block|listed|spam", 
 log = structlog.get_logger(__name__)
 
 
+_NOT_USABLE: Final = "the mail server can't be used right now"
+
+
 class NotSent(Exception):
     """A message was not accepted. The text says why, for the operator."""
 
-    def __init__(self, problem: str, *, is_final: bool) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str, *, is_final: bool, where: str = "", for_tenants: str = "") -> None:
+        """Creates the error. `problem` follows `where`, which names the server; `for_tenants` replaces both."""
+        super().__init__(f"{where}{problem}")
+        self.for_tenants = for_tenants or f"the mail server{problem}" if where else problem
+        """Message that is safe to show tenants: it reveals nothing about the operator's services."""
         self.is_final = is_final
         """True if another try would end the same way: the recipient is refused."""
 
@@ -59,15 +65,15 @@ class MailSender:
                 await self._transmit(client, password, mail)
             await _quit(client)
         except TimeoutError:
-            raise NotSent(f"{self._where}: no answer within {settings.timeout:g} s", is_final=False) from None
+            raise self._not_sent(f": no answer within {settings.timeout:g} s") from None
         except aiosmtplib.SMTPRecipientsRefused as error:
             raise self._refusal(error) from None
         except aiosmtplib.SMTPAuthenticationError as error:
-            raise NotSent(f"{self._where} refuses username or password ({error.code})", is_final=False) from None
+            raise self._not_sent(f" refuses username or password ({error.code})", _NOT_USABLE) from None
         except aiosmtplib.SMTPResponseException as error:
-            raise NotSent(f"{self._where} answers {error.code} {_shown(error.message)}", is_final=False) from None
+            raise self._not_sent(f" answers {error.code} {_shown(error.message)}") from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            raise NotSent(f"{self._where}: {_shown(str(error))}", is_final=False) from None
+            raise self._not_sent(f": {_shown(str(error))}", _NOT_USABLE) from None
         finally:
             if client is not None:
                 client.close()
@@ -76,13 +82,16 @@ class MailSender:
     def _where(self) -> str:
         return f"mail server {self._settings.host}:{self._settings.port_in_use}"
 
+    def _not_sent(self, problem: str, for_tenants: str = "") -> NotSent:
+        return NotSent(problem, is_final=False, where=self._where, for_tenants=for_tenants)
+
     def _refusal(self, error: aiosmtplib.SMTPRecipientsRefused) -> NotSent:
         """Returns what the answer to RCPT means: most servers refuse there whatever they don't like, us included."""
         code, text = next(((one.code, one.message) for one in error.recipients), (0, ""))
         answer = f"{code} {_shown(text)}"
         if _is_unknown_recipient(code, text):
-            return NotSent(f"{self._where} refuses the recipient: {answer}", is_final=True)
-        return NotSent(f"{self._where} answers {answer}", is_final=False)
+            return NotSent(f" refuses the recipient: {answer}", is_final=True, where=self._where)
+        return self._not_sent(f" answers {answer}")
 
     def _client(self, context: ssl.SSLContext | None) -> aiosmtplib.SMTP:
         settings = self._settings

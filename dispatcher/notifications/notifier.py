@@ -273,11 +273,12 @@ class Notifier:
             "notification was not sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant),
             problem=str(error), is_given_up=is_over,
         )  # fmt: skip
+        shown = str(error) if message.tenant == OPERATOR else error.for_tenants
         if is_over:
-            await self._finish(message, "failed", str(error), instead=self._to_operator_instead(message, str(error)))
+            await self._finish(message, "failed", shown, instead=self._to_operator_instead(message, str(error)))
         else:
             wait_s = AGAIN_S[min(message.tries, len(AGAIN_S) - 1)]
-            await self._finish(message, "waiting", str(error), wait_s)
+            await self._finish(message, "waiting", shown, wait_s)
 
     def _to_operator_instead(self, message: Message, problem: str) -> list[Message]:
         """Returns the messages to the operator for a notice that no contact takes."""

@@ -41,4 +41,7 @@ class OperationalWebhook:
         )
         if attempt.status is None or not 200 <= attempt.status < 300:
             why = attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))
-            raise NotSent(f"{self.name}: {why[:200]}", is_final=attempt.status == 410)
+            raise NotSent(
+                f": {why[:200]}", is_final=attempt.status == 410, where=self.name,
+                for_tenants="the operator's endpoint doesn't take it",
+            )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -225,3 +226,30 @@ async def test_a_message_that_can_not_be_rendered_is_given_up_with_its_reason(sc
     assert [one.status for one in found] == ["failed"] * 3
     assert all("can't be rendered" in one.problem for one in found)
     assert "taro" not in str([one.problem for one in found])
+
+
+async def test_tenants_learn_nothing_of_the_operators_servers(
+    tmp_path: Path, issued: Certificates, history: Database
+) -> None:
+    """Not even from a connection's error, which quotes the address. The operator reads it in the log."""
+    async with AsyncExitStack() as stack:
+        async with mail_server(issued.server, implicit=False) as server:
+            webhook = {"url": "https://127.0.0.1:1/hook", "signing": {"secrets": [{"file": "whsec"}]}}
+            settings = settings_for(tmp_path, issued, server, None, webhook=webhook)
+            scene = await stack.enter_async_context(open_scene(settings, history))
+            scene.webhooks = [webhook_of(LUMA, CONTACT)]
+            await confirmed(scene, server, CONTACT)
+        to_endpoint = replace(a_message("failing"), channel="webhook", recipient="https://127.0.0.1:1")
+        messages = [a_message("failing"), to_endpoint]
+        await scene.store.add(Changes({}, [], [*messages, replace(messages[0], tenant=OPERATOR)]))
+        await scene.notifier.send_due("email")
+        await scene.notifier.send_due("webhook")
+        found = await scene.desk.recent(orgs=frozenset({LUMA.org}))
+        shown = [one for one in found if one.status != "sent"]
+        assert {(one.channel, one.status) for one in shown} == {("email", "waiting"), ("webhook", "waiting")}
+        assert {one.problem for one in shown} == {
+            "the mail server can't be used right now", "the operator's endpoint doesn't take it",
+        }  # fmt: skip
+        assert "127.0.0.1" not in "".join(one.recipient for one in shown)
+        (own,) = await scene.desk.recent(orgs=None, tenant=OPERATOR)
+        assert "127.0.0.1" in own.problem
