@@ -129,9 +129,17 @@ class WebhookUndecided(DispatcherError):
 class NotWritten(DispatcherError):
     """A record could not be written to a retry or dead-letter topic; its event stays in flight."""
 
+    @property
+    def for_tenants(self) -> str:
+        return "Kafka does not take records right now"
+
 
 class RecordTooLarge(NotWritten):
     """The topic doesn't accept a record of this size. The message names the topic, the size and the topic's setting."""
+
+    @property
+    def for_tenants(self) -> str:
+        return "Kafka does not accept a record of this size"
 
 
 class TokenUnavailable(DispatcherError):

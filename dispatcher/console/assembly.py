@@ -1,13 +1,17 @@
 """Builds the console's services once. The caller runs and owns their tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from dispatcher.checks import webhook_check
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
+from dispatcher.console.formatting import span
 from dispatcher.console.services import Services
 from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
@@ -17,6 +21,7 @@ from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
+from dispatcher.errors import StoreUnavailable
 from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
@@ -26,12 +31,14 @@ from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.history_search import HistorySearch
-from dispatcher.stores.sql.history_states import TenantStates
+from dispatcher.stores.sql.history_states import CURRENT_S, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from dispatcher.stores.sql.tokens import ApiTokens
+
+_NOT_WRITTEN: Final = "the history is not being written right now: the newest entries are missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,29 @@ async def _open_history(
         notifier = await open_notifier(settings, database, states, known, webhooks.is_held, stack)
         worker = HistoryWorker(settings, store, StateJudge(states, known), notifier)
 
-    def problem() -> str | None:
-        return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
-
+    problem = partial(missing_entries, states, worker)
     lookup = HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem)
     return lookup, worker, notification_store(settings, database)
+
+
+async def missing_entries(
+    states: TenantStates, worker: HistoryWorker | None, clock: Callable[[], float] = time.time
+) -> str | None:
+    """Returns why the store may lack entries, in words for tenants; None if it is complete.
+
+    Args:
+        worker: the one of this process, which knows of a problem first; None if others fill the store.
+    """
+    if worker is not None and not all(check.ok for check in worker.checks):
+        return _NOT_WRITTEN
+    try:
+        complete_at = await states.complete_at()
+    except StoreUnavailable as error:
+        return error.for_tenants
+    if complete_at is None:
+        return _NOT_WRITTEN
+    behind_s = clock() - complete_at
+    if behind_s <= CURRENT_S:
+        return None
+    since = f" of the last {span(behind_s)}" if complete_at else ""
+    return f"the history lags behind: entries{since} may be missing"

@@ -100,7 +100,7 @@ class TopicReader:
             if polled or {tp: await self._consumer.position(tp) for tp in unread} != before:
                 return
             if loop.time() > deadline:
-                raise DispatcherError(f"{self._topic}: the broker gives no records")
+                raise BrokerUnavailable(f"{self._topic}: the broker gives no records")
 
     async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes]":
         """Returns one record.

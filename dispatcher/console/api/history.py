@@ -49,14 +49,17 @@ async def search_history(call: Call[Empty, HistorySearchOrder]) -> Reply:
         limit=asked.limit,
     )
     page = await lookup.search(query, orgs=call.person.orgs)
-    return Reply(HistoryPageModel(items=tuple(map(_entry, page.items)), next=page.next, problem=lookup.problem))
+    return Reply(HistoryPageModel(items=tuple(map(_entry, page.items)), next=page.next, problem=await lookup.problem()))
 
 
 async def get_event_history(call: Call[Empty, Empty]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
-    found = await _lookup(call.services).timeline(call.path["event"], tenant=webhook.tenant)
+    lookup = _lookup(call.services)
+    found = await lookup.timeline(call.path["event"], tenant=webhook.tenant)
     if not found.entries:
-        raise ApiError(404, "not_found", "Nothing is known about such an event: it may be older than what is kept.")
+        problem = await lookup.problem()
+        why = f"{problem[:1].upper()}{problem[1:]}." if problem else "It may be older than what is kept."
+        raise ApiError(404, "not_found", f"Nothing is known about such an event. {why}")
     return Reply(EventHistory(items=tuple(map(_entry, found.entries)), is_cut=found.is_cut))
 
 

@@ -140,7 +140,7 @@ class EventPage:
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
             next_step=await self.next_step(webhook, known),
             what_to_do=self._remedy(webhook, known),
-            source_problem=self._source_problem(),
+            source_problem=await self._source_problem(),
             decision=decision,
             problem=problem,
         )
@@ -211,11 +211,11 @@ class EventPage:
         until = "the webhook is resumed" if reason == ParkReason.PAUSED else "the cause is gone"
         return f"It waits until {until}; then it is sent. If that takes longer than {age}, it is dead."
 
-    def _source_problem(self) -> str | None:
+    async def _source_problem(self) -> str | None:
         """Returns why something of the event may be missing on the page; None if nothing is."""
         services = self._renderer.services
-        source = services.attempts if services.history is None else services.history
-        return source.problem or services.dead_events.problem
+        problem = services.attempts.problem if services.history is None else await services.history.problem()
+        return problem or services.dead_events.problem
 
     def _remedy(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         """Returns what to change: by the rule that skipped the event at last, otherwise by its last attempt.

@@ -153,7 +153,7 @@ class Search:
             page = await lookup.search(filters.query(_now(), None, lookup, before), orgs=person.orgs)
             rows = await _rows(self._renderer, page.items, person)
             older = None if page.next is None else filters.address("/search", before=page.next)
-            problem = lookup.problem or ""
+            problem = await lookup.problem() or ""
         return await self._renderer.page(
             request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
         )  # fmt: skip
@@ -212,7 +212,7 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
     older = None if page.next is None else filters.address(request.path, before=page.next)
     rows = [SearchResult(entry, webhook) for entry in page.items]
     campaigns = await campaigns_of(renderer.services, webhook.tenant)
-    return HistoryList(rows, filters, older, lookup.problem, webhook, campaigns)
+    return HistoryList(rows, filters, older, await lookup.problem(), webhook, campaigns)
 
 
 async def history_of_scope(
@@ -230,7 +230,7 @@ async def history_of_scope(
     else:
         page = await lookup.search_scope(query, [webhook.tenant for webhook in webhooks], orgs=orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
-    return HistoryList(await _rows(renderer, page.items, person, webhooks), filters, older, lookup.problem)
+    return HistoryList(await _rows(renderer, page.items, person, webhooks), filters, older, await lookup.problem())
 
 
 def _now() -> float:

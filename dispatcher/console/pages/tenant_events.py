@@ -61,5 +61,5 @@ class TenantEventPage:
             deleted=await services.webhooks.last_deleted(tenant, orgs=person.orgs),
             next_step=_NEXT.get(outcome or last.outcome, _WAITS),
             remedy=remedy_of(last.outcome, last.reason),
-            problem=services.history.problem if services.history is not None else None,
+            problem=None if services.history is None else await services.history.problem(),
         )

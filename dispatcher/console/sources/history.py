@@ -1,6 +1,6 @@
 """Queries the history store for the API and the pages."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -34,7 +34,7 @@ class HistoryLookup:
         store: HistoryStore,
         recipient_key: Secret | None,
         states: TenantStates,
-        problem: Callable[[], str | None] = lambda: None,
+        problem: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         """Creates the lookup without reading. `problem` returns why the store may lack the newest entries."""
         self._search = search
@@ -43,10 +43,9 @@ class HistoryLookup:
         self._states = states
         self._problem = problem
 
-    @property
-    def problem(self) -> str | None:
-        """Why entries may be missing, None if none are."""
-        return self._problem()
+    async def problem(self) -> str | None:
+        """Returns why entries may be missing, in words for tenants; None if none are."""
+        return None if self._problem is None else await self._problem()
 
     def hashes(self, address: str) -> tuple[str, ...]:
         """Returns the hashes under which a recipient's entries are stored; none without a key."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, bindparam, select, text
+from sqlalchemy import RowMapping, bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.fleet_state import (
@@ -162,11 +162,24 @@ class TenantStates:
         async with self._database.write() as connection:
             await connection.execute(workers.delete().where(workers.c.worker == self._worker))
 
+    async def complete_at(self) -> float | None:
+        """Returns when every worker last had stored everything, 0.0 if one never had. None if no worker runs.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        async with self._database.read() as connection:
+            complete_ms = await self._complete_ms(connection)
+        return None if complete_ms is None else complete_ms / 1000
+
+    async def _complete_ms(self, connection: AsyncConnection) -> int | None:
+        alive = workers.c.at >= int((self._clock() - ALIVE_S) * 1000)
+        found: int | None = (await connection.execute(select(func.min(workers.c.current_at)).where(alive))).scalar()
+        return found
+
     async def _is_current(self, connection: AsyncConnection) -> bool:
-        now_ms = int(self._clock() * 1000)
-        alive = select(workers.c.current_at).where(workers.c.at >= now_ms - int(ALIVE_S * 1000))
-        times = [row[0] for row in await connection.execute(alive)]
-        return bool(times) and min(times) >= now_ms - int(CURRENT_S * 1000)
+        complete_ms = await self._complete_ms(connection)
+        return complete_ms is not None and complete_ms >= int((self._clock() - CURRENT_S) * 1000)
 
     async def judge(self, webhooks: Mapping[TenantKey, WebhookInUse] | None) -> Sequence[StateChange]:
         """Judges the tenants that have new evidence or a new configuration since this object's last judgement.

@@ -1,5 +1,6 @@
 """The API finds history by any id, within the caller's organisations only, and erases it."""
 
+import asyncio
 from urllib.parse import urlencode
 
 import pytest
@@ -159,3 +160,16 @@ async def test_a_time_that_ends_before_it_begins_is_refused(console: Console, lu
     ):
         assert answer.status == 422, answer.text
         assert "until must be later than since" in answer.text
+
+
+async def test_an_incomplete_history_is_no_reason_to_think_that_nothing_happened(
+    console: Console, history: FilledHistory, luma: StoredWebhook
+) -> None:
+    history.lookup._problem = lambda: asyncio.sleep(0, "the history is not being written right now")
+    api = await console.client(Role.VIEWER, frozenset({LUMA.org}))
+    found = await api.post(SEARCH, json={"id": "r-1"})
+    assert (found.json["items"], found.json["problem"]) == ([], "the history is not being written right now")
+    missing = await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_1/history")
+    assert (missing.status, missing.json["detail"]) == (
+        404, "Nothing is known about such an event. The history is not being written right now.",
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """The page of one event, from attempts and dead letter; redrives of dead events."""
 
+import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -131,12 +132,12 @@ async def test_one_thing_to_change_and_an_incomplete_history_are_shown(browser: 
                 await expect(main.get_by_text("What to change.")).to_have_count(1)
                 await expect(main).to_contain_text(text)
                 await expect(main.get_by_role("link", name="Send a test event")).to_have_count(tests)
-            history.lookup._problem = lambda: "the history worker is 20 minutes behind"
+            history.lookup._problem = lambda: asyncio.sleep(0, "the history worker is 20 minutes behind")
             for path in ("/deliveries/msg_2", "/deliveries/msg_3"):
                 await shown.go(stage.path(LUMA, path))
                 await expect(main).to_contain_text("The history worker is 20 minutes behind.")
             await expect(main).not_to_contain_text("never have been sent")
-            history.lookup._problem = lambda: None
+            history.lookup._problem = None
             await shown.go(stage.path(LUMA, "/deliveries/msg_3"))
             await expect(main).to_contain_text("never have been sent")
 
