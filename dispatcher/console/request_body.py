@@ -6,6 +6,7 @@ in a thread. Compressed bodies are refused: they would grow past every limit.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -134,9 +135,14 @@ def _too_large(limit: int) -> ApiError:
 
 
 def words_in(text: str) -> frozenset[str]:
-    """Returns the words of a filter, separated by commas or blanks, at most 20: as they are, and in lower case.
+    """Returns the words of a filter, separated by commas or blanks, at most 20, for a search in any case."""
+    return in_any_case(text.replace(",", " ").split()[:20])
+
+
+def in_any_case(words: Iterable[str]) -> frozenset[str]:
+    """Returns the words as they are, and in lower case.
 
     The words of this program are in lower case; those of events may be in any.
     """
-    words = text.replace(",", " ").split()[:20]
-    return frozenset((*words, *map(str.lower, words)))
+    given = frozenset(words)
+    return given | frozenset(map(str.lower, given))

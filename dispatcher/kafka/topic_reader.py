@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.kafka.connection_errors import explain

@@ -16,6 +16,7 @@ from dispatcher.console.api.models import (
 from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.console.model import DeadEventModel, DeadQuery, Person
+from dispatcher.console.request_body import in_any_case
 from dispatcher.contract import redaction
 from dispatcher.contract.tenant import TenantKey
 
@@ -75,7 +76,7 @@ def _query(
     return DeadQuery(
         tenant=tenant,
         reasons=frozenset(reason.value for reason in asked.reasons),
-        message_statuses=frozenset() if asked.message_status is None else frozenset({asked.message_status}),
+        message_statuses=in_any_case(() if asked.message_status is None else [asked.message_status]),
         channels=frozenset() if asked.channel is None else frozenset({asked.channel.value}),
         campaign_id=asked.campaign,
         since=None if asked.since is None else asked.since.timestamp(),

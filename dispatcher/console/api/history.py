@@ -16,6 +16,7 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import Call, Empty, Reply
 from dispatcher.console.api_errors import ApiError
+from dispatcher.console.request_body import in_any_case
 from dispatcher.console.services import Services
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
@@ -42,9 +43,9 @@ async def search_history(call: Call[Empty, HistorySearchOrder]) -> Reply:
         since=None if asked.since is None else asked.since.timestamp(),
         until=None if asked.until is None else asked.until.timestamp(),
         outcomes=frozenset(map(HistoryOutcome, asked.outcomes)),
-        reasons=frozenset(asked.reasons),
-        message_statuses=frozenset(asked.message_statuses),
-        channels=frozenset(asked.channels),
+        reasons=in_any_case(asked.reasons),
+        message_statuses=in_any_case(asked.message_statuses),
+        channels=in_any_case(asked.channels),
         before=asked.before,
         limit=asked.limit,
     )

@@ -9,6 +9,7 @@ from dispatcher.console.api.models import (
     ResendRequest,
 )
 from dispatcher.console.api.route import Call, Empty, Reply
+from dispatcher.console.request_body import in_any_case
 from dispatcher.console.resend_model import ResendQuery
 from dispatcher.console.resending import ResendOrder
 
@@ -51,9 +52,9 @@ def _order(asked: ResendRequest) -> ResendOrder:
         event_ids=tuple(dict.fromkeys(asked.event_ids)),
         since=None if asked.since is None else asked.since.timestamp(),
         until=None if asked.until is None else asked.until.timestamp(),
-        message_statuses=frozenset(asked.message_statuses),
+        message_statuses=in_any_case(asked.message_statuses),
         channels=frozenset(asked.channels),
-        reasons=frozenset(asked.reasons),
+        reasons=in_any_case(asked.reasons),
         campaign_id=asked.campaign,
     )
     return ResendOrder(query, "delivered" in asked.include, "dead" in asked.include)

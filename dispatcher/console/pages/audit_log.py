@@ -5,11 +5,13 @@ from typing import Final
 
 from aiohttp import web
 
+from dispatcher.console.pages.known_values import raise_if_unknown
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import number_in
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
+from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
 
 PAGE: Final = 50
@@ -71,7 +73,10 @@ class AuditPages:
         self, request: web.Request, orgs: Orgs, *, webhook_id: str | None, sandbox: str | None
     ) -> tuple[list[AuditEntry], int | None]:
         """Returns a page of lines, and the cursor of the next page."""
-        before = number_in(request.query.get("before", ""))
+        cursor = request.query.get("before", "")
+        before = number_in(cursor)
+        if cursor and before is None:
+            raise NotFound("there is no such page: begin at the first one")
         action = _action(request)
         found: list[AuditEntry] = []
         for _ in range(MOST_LOOKED_AT // PAGE):
@@ -85,5 +90,6 @@ class AuditPages:
 
 
 def _action(request: web.Request) -> AuditAction | None:
-    text = request.query.get("action", "")
-    return AuditAction(text) if text in list(AuditAction) else None
+    action = request.query.get("action", "")
+    raise_if_unknown("action", action, tuple(AuditAction))
+    return AuditAction(action) if action else None

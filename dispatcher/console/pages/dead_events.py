@@ -15,11 +15,12 @@ from dispatcher.console import actions
 from dispatcher.console.actions import why_skipped
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person
 from dispatcher.console.pages.filter_help import STATUSES
+from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import form_body, in_any_case
 from dispatcher.console.resend_model import RedriveModel, SkippedCount
 from dispatcher.console.resending import would_be_skipped
 from dispatcher.console.services import person_of
@@ -34,7 +35,10 @@ PAGE: Final = 50
 MAX_CHOSEN: Final = 500
 MAX_GROUPS: Final = 50
 """Most sandboxes whose events are sent again in one go."""
+MAX_REASONS: Final = 20
 SPANS: Final = ("1h", "24h", "7d")
+REDRIVEN: Final = {"no": False, "yes": True, "both": None}
+_NOTHING: Final = DeadPage((), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +62,34 @@ class DeadEventFilter:
 
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "DeadEventFilter":
-        """Reads the filters of a query or form; ignores invalid ones."""
-        reasons = tuple(str(one) for one in given.getall("reason", []))
-        status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
-        sent_again, org = str(given.get("again", "no")), str(given.get("org", ""))[:200]
+        """Reads the filters of a query or form; cuts long values."""
+        org = str(given.get("org", ""))[:200]
         return cls(
             org=org,
             sandbox=str(given.get("sandbox", ""))[:200] if org else "",
-            reasons=tuple(one for one in reasons if one in list(DeadReason)),
-            message_status=status,
+            reasons=tuple(str(one)[:64].lower() for one in given.getall("reason", [])[:MAX_REASONS]),
+            message_status=str(given.get("status", "")).strip()[:200],
             channel=str(given.get("channel", "")).strip()[:200],
             campaign=str(given.get("campaign", "")).strip()[:200],
-            span=span if span in SPANS else "",
+            span=str(given.get("span", ""))[:64],
             since=str(given.get("since", "")).strip()[:64],
             until=str(given.get("until", "")).strip()[:64],
-            sent_again=sent_again if sent_again in ("yes", "both") else "no",
+            sent_again=str(given.get("again", ""))[:64] or "no",
             before=str(given.get("before", ""))[:200],
         )
 
     @property
     def time(self) -> TimeRange:
         return TimeRange(self.span, self.since, self.until)
+
+    @property
+    def problem(self) -> str:
+        """A sentence about a filter that can't be meant; empty if there is none."""
+        return (
+            self.time.problem
+            or unknown_value("reason", self.reasons, tuple(DeadReason))
+            or unknown_value("choice of events sent again", [self.sent_again], tuple(REDRIVEN))
+        )
 
     @property
     def is_filtered(self) -> bool:
@@ -106,12 +117,12 @@ class DeadEventFilter:
         return DeadQuery(
             tenant=tenant,
             reasons=frozenset(self.reasons),
-            message_statuses=frozenset({self.message_status} if self.message_status else ()),
-            channels=frozenset({self.channel} if self.channel else ()),
+            message_statuses=in_any_case([self.message_status] if self.message_status else ()),
+            channels=in_any_case([self.channel] if self.channel else ()),
             campaign_id=self.campaign or None,
             since=self.time.begin(now),
             until=self.time.end,
-            redriven={"no": False, "yes": True, "both": None}[self.sent_again],
+            redriven=REDRIVEN[self.sent_again],
             before=self.before or None,
             limit=PAGE,
         )
@@ -200,12 +211,15 @@ class DeadEventsPages:
         if (address := with_offsets(request)) is not None:
             return to(address)
         wanted = DeadEventFilter.of(request.query)
-        return await self._list(request, wanted, wanted.time.problem)
+        return await self._list(request, wanted)
 
     async def _list(self, request: web.Request, wanted: DeadEventFilter, problem: str = "") -> web.StreamResponse:
+        """Shows the list; nothing of it, which could be sent again, if a filter has a problem."""
         person = person_of(request)
         scope, dead = wanted.scope(request, person), self._renderer.services.dead_events
-        page = dead.search(wanted.query(scope.tenant, time.time()), orgs=scope.orgs(person))
+        page, problem = _NOTHING, wanted.problem or problem
+        if not wanted.problem:
+            page = dead.search(wanted.query(scope.tenant, time.time()), orgs=scope.orgs(person))
         webhooks = await self._webhooks_of(page, person)
         return await self._renderer.page(
             request,
@@ -238,8 +252,8 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await form_body(request)
         wanted = DeadEventFilter.of(posted)
-        if wanted.time.problem:
-            return await self._list(request, wanted, wanted.time.problem)
+        if wanted.problem:
+            return await self._list(request, wanted)
         checked = wanted.as_of(time.time())
         try:
             choice = await self._choice(posted, person, wanted.scope(request, person), checked)
@@ -264,8 +278,8 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await form_body(request)
         wanted = DeadEventFilter.of(posted)
-        if wanted.time.problem:
-            return await self._list(request, wanted, wanted.time.problem)
+        if wanted.problem:
+            return await self._list(request, wanted)
         try:
             choice = await self._choice(posted, person, wanted.scope(request, person), wanted)
         except NotFound as error:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.model import AttemptModel, AttemptQuery
+from dispatcher.console.pages.known_values import raise_if_unknown
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.search import history_of, history_of_scope
@@ -108,9 +109,10 @@ class DeliveriesPage:
 
 def _query(request: web.Request) -> AttemptQuery:
     outcome = request.query.get("outcome", "")
+    raise_if_unknown("outcome", outcome, _OUTCOMES)
     return AttemptQuery(
         event_id=request.query.get("event", "").strip()[:200] or None,
-        outcome=cast(OutcomeFilter, outcome) if outcome in _OUTCOMES else None,
+        outcome=cast(OutcomeFilter, outcome) if outcome else None,
         before=request.query.get("before", "")[:200] or None,
         limit=PAGE,
     )

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.model import Person
+from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.search_text import has_several_addresses, readings
@@ -58,16 +59,20 @@ class Filters:
     def time(self) -> TimeRange:
         return TimeRange(self.range, self.since, self.until)
 
+    @property
+    def problem(self) -> str:
+        """A sentence about a filter that can't be meant; empty if there is none."""
+        return self.time.problem or unknown_value("outcome", [self.outcome], tuple(HistoryOutcome))
+
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
-        """Returns the query for the store. Ignores an outcome that doesn't exist."""
-        outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
+        """Returns the query for the store, if the filters have no problem."""
         query = HistoryQuery(
             tenant=tenant,
             recipients=tuple(filter(None, self.recipient.split(",")[:2])),
             campaign_id=self.campaign or None,
             since=self.time.begin(now),
             until=self.time.end,
-            outcomes=outcomes,
+            outcomes=frozenset({HistoryOutcome(self.outcome)} if self.outcome else ()),
             reasons=words_in(self.reason),
             message_statuses=words_in(self.status),
             channels=words_in(self.channel),
@@ -139,15 +144,15 @@ class Search:
             return to(address)
         person, lookup, filters = person_of(request), self._renderer.services.history, Filters.of(request)
         rows: list[SearchResult] = []
-        older, problem = None, ""
+        older, problem, status = None, "", 200
         if lookup is None:
             problem = "There is no history store: the operator sets history.url in the settings"
         elif request.query.get("address") == "several":
             problem = "Search for one address at a time"
         elif "address" in request.query:
             problem = "Messages can't be found by address: the operator sets history.recipient_key in the settings"
-        elif filters.time.problem:
-            problem = filters.time.problem
+        elif filters.problem:
+            status, problem = 422, filters.problem
         elif filters.q or filters.recipient or filters.campaign:
             before = request.query.get("before") or None
             page = await lookup.search(filters.query(_now(), None, lookup, before), orgs=person.orgs)
@@ -155,7 +160,8 @@ class Search:
             older = None if page.next is None else filters.address("/search", before=page.next)
             problem = await lookup.problem() or ""
         return await self._renderer.page(
-            request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
+            request, "search.html", at="deliveries", status=status, rows=rows, filters=filters, older=older,
+            problem=problem,
         )  # fmt: skip
 
 
@@ -199,13 +205,13 @@ class HistoryList:
     @property
     def status(self) -> int:
         """HTTP status of the page: 422 if a filter can't be read."""
-        return 422 if self.filters.time.problem else 200
+        return 422 if self.filters.problem else 200
 
 
 async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWebhook) -> HistoryList:
     """Returns one webhook's history by the request's filters."""
     lookup, filters = renderer.services.history, Filters.of(request)
-    if lookup is None or filters.time.problem:
+    if lookup is None or filters.problem:
         return HistoryList([], filters, None, None)
     query = filters.query(_now(), webhook.tenant, lookup, request.query.get("before") or None)
     page = await lookup.search(query, orgs=person_of(request).orgs)
@@ -220,7 +226,7 @@ async def history_of_scope(
 ) -> HistoryList:
     """Returns the history of all tenants in the request's scope by its filters. `webhooks`: those in the scope."""
     person, filters = person_of(request), Filters.of(request)
-    if filters.time.problem:
+    if filters.problem:
         return HistoryList([], filters, None, None)
     scope = Scope.of(request, person)
     orgs = scope.orgs(person)

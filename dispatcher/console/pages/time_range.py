@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
+from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.time_zone import local, with_zone
 
 RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
@@ -30,7 +31,9 @@ class TimeRange:
 
     @property
     def problem(self) -> str:
-        """A sentence about a time that can't be read, or about an end before the begin; empty if there is neither."""
+        """A sentence about an unknown range, a time that can't be read, or an end before the begin; empty without."""
+        if unknown := unknown_value("time range", [self.range], tuple(RANGES)):
+            return unknown
         unreadable = next((text for text in (self.since, self.until) if text and time_in(text) is None), None)
         if unreadable is not None:
             return f"The time {unreadable} can't be read: write it as 2026-11-28T14:00."

@@ -13,6 +13,7 @@ from aiohttp import web
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.model import Person, State
 from dispatcher.console.pages.charts import Chart, sparkline_of
+from dispatcher.console.pages.known_values import raise_if_unknown
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.skipped import Skipped, skipped_lately
@@ -47,13 +48,15 @@ class WebhookFilter:
 
     @classmethod
     def of(cls, request: web.Request) -> "WebhookFilter":
-        """Reads the filters of the query; ignores invalid ones."""
+        """Reads the filters of the query; ignores an invalid order. Raises ApiError if a value is unknown."""
         query = request.query
         state, channel, sort, page = (query.get(name, "") for name in ("state", "channel", "sort", "page"))
+        raise_if_unknown("state", state, get_args(State))
+        raise_if_unknown("channel", channel, tuple(Channel))
         return cls(
             query.get("q", "").strip()[:200],
-            cast(State, state) if state in get_args(State) else None,
-            Channel(channel) if channel in list(Channel) else None,
+            cast(State, state) if state else None,
+            Channel(channel) if channel else None,
             cast(Sort, sort) if sort in get_args(Sort) else "name",
             {"up": False, "down": True}.get(query.get("order", ""), sort in _MOST_FIRST),
             number_in(page, MAX_PAGE_NUMBER) or 1,

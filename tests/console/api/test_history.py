@@ -173,3 +173,25 @@ async def test_an_incomplete_history_is_no_reason_to_think_that_nothing_happened
     assert (missing.status, missing.json["detail"]) == (
         404, "Nothing is known about such an event. The history is not being written right now.",
     )  # fmt: skip
+
+
+async def test_reasons_and_statuses_count_in_any_case(
+    console: Console, history: FilledHistory, luma: StoredWebhook
+) -> None:
+    await fill(history)
+    api = await console.client(Role.ADMIN, frozenset({LUMA.org}))
+    tenant = {"org": LUMA.org, "sandbox": LUMA.sandbox}
+    for filters in ({"message_statuses": ["BOUNCE"]}, {"reasons": ["HTTP_5XX"]}, {"channels": ["SMS"]}):
+        assert (await api.post(SEARCH, json=tenant | filters)).json["items"], filters
+    order = {"since": "2026-01-01T00:00:00Z", "message_statuses": ["BOUNCE"], "reasons": ["HTTP_2XX"]}
+    assert (await api.post(f"/api/v1/webhooks/{luma.id}/resend", json=order | {"channels": ["EMAIL"]})).status == 202
+    ((_, asked),) = console.resends.asked
+    assert (asked.message_statuses >= {"bounce"}, asked.reasons >= {"http_2xx"}, asked.channels) == (
+        True,
+        True,
+        {"email"},
+    )
+    lower = await api.get("/api/v1/dead-events?message_status=bounce&reasons=expired&channel=email")
+    upper = await api.get("/api/v1/dead-events?message_status=BOUNCE&reasons=EXPIRED&channel=EMAIL")
+    assert (upper.status, upper.json["items"]) == (200, lower.json["items"])
+    assert lower.json["items"]

@@ -141,3 +141,50 @@ async def test_a_list_says_until_when_its_entries_are_kept(stage: Stage, session
         for path in ("/deliveries", stage.path(LUMA, "/deliveries")):
             _, page = await read(session, path, **query)
             assert (words in page) if words else ("are listed for" not in page), (path, query)
+
+
+async def test_an_unknown_value_is_refused_and_offers_nothing(stage: Stage, session: aiohttp.ClientSession) -> None:
+    """It was left out: what matched was everything, and could be sent."""
+    luma = stage.path(LUMA, "/deliveries")
+    for path, query, text in (
+        ("/dead-events", {"reason": "rejectd"}, "There is no reason “rejectd”: choose unreadable, internal,"),
+        ("/dead-events", {"span": "2h"}, "There is no time range “2h”: choose 15m, 1h, 24h, 7d or 30d."),
+        ("/dead-events", {"again": "odd"}, "choose no, yes or both."),
+        ("/deliveries", {"outcome": "failed"}, "There is no outcome “failed”: choose attempt, delivered,"),
+        (luma, {"outcome": "failed"}, "There is no outcome “failed”"),
+        (luma, {"range": "2h"}, "There is no time range “2h”"),
+        ("/search", {"campaign": "c-1", "outcome": "odd"}, "There is no outcome “odd”"),
+        (stage.path(LUMA, "/resend"), {"range": "2h"}, "There is no time range “2h”"),
+        ("/audit", {"action": "bogus"}, "There is no action “bogus”"),
+        (stage.path(LUMA, "/audit"), {"action": "bogus"}, "There is no action “bogus”"),
+        ("/", {"state": "odd"}, "There is no state “odd”"),
+        ("/", {"channel": "post"}, "There is no channel “post”"),
+    ):
+        status, page = await read(session, path, **query)
+        assert (status, text in page) == (422, True), (path, query)
+        assert not re.search(r'name="(id|event)"|All [\d,]+ that match|<button[^>]*>Send', page), (path, query)
+    status, page = await read(session, "/dead-events", since="odd")
+    assert (status, "Send again…" in page, 'name="id"' in page) == (422, False, False)
+    for path in ("/audit", stage.path(LUMA, "/audit")):
+        assert (await read(session, path, before="abc"))[0] == 404
+
+
+async def test_all_that_match_an_unknown_value_are_not_sent(stage: Stage, session: aiohttp.ClientSession) -> None:
+    token = re.search(r'name="csrf_token" value="([^"]+)"', (await read(session, "/dead-events"))[1])
+    assert token is not None
+    for wrong in ({"reason": "rejectd"}, {"span": "2h"}):
+        for path in ("/dead-events/confirm", "/dead-events/redrive"):
+            async with session.post(path, data={"csrf_token": token[1], "which": "all", **wrong}) as answer:
+                assert answer.status == 422, (path, wrong)
+                assert "There is no" in await answer.text()
+
+
+async def test_dead_events_are_found_by_words_in_any_case(session: aiohttp.ClientSession) -> None:
+    for lower in ({"reason": "redirected"}, {"status": "error"}, {"channel": "email"}):
+        upper = {name: value.upper() for name, value in lower.items()}
+        found = [
+            re.findall(r'name="id" value="([^"]+)"', (await read(session, "/dead-events", **query))[1])
+            for query in (lower, upper)
+        ]
+        assert found[0]
+        assert found[0] == found[1], upper

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import (
+    AnyCase,
     CursorQuery,
     Moment,
     RequestModel,
@@ -20,7 +21,7 @@ from dispatcher.contract.outcomes import DeadReason
 MAX_IDS = 1000
 
 
-Reasons = Annotated[tuple[DeadReason, ...], Field(max_length=2 * len(DeadReason))]
+Reasons = Annotated[tuple[Annotated[DeadReason, AnyCase], ...], Field(max_length=2 * len(DeadReason))]
 
 
 class DeadFilter(TimeFilter):
@@ -30,7 +31,7 @@ class DeadFilter(TimeFilter):
     """Any of these reasons; empty for all."""
     message_status: Word | None = None
     """Feedback status of the event, such as `bounce`."""
-    channel: Channel | None = None
+    channel: Annotated[Channel, AnyCase] | None = None
     """Channel of the event."""
     campaign: Word | None = None
     """Campaign id of the event."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from dispatcher.console.api.models.base import CursorQuery, RequestModel, ResponseModel, TimeFilter, Word
+from dispatcher.console.api.models.base import AnyCase, CursorQuery, RequestModel, ResponseModel, TimeFilter, Word
 from dispatcher.console.model import ApiOrigin, Time, Window
 
 OutcomeName = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
@@ -23,7 +23,7 @@ class HistorySearchOrder(CursorQuery, TimeFilter):
     """Address or number that the message was sent to; it is hashed and not stored."""
     recipient_hash: HashHex | None = None
     campaign: Word | None = None
-    outcomes: Annotated[tuple[OutcomeName, ...], Field(max_length=7)] = ()
+    outcomes: Annotated[tuple[Annotated[OutcomeName, AnyCase], ...], Field(max_length=7)] = ()
     reasons: _Words = ()
     message_statuses: _Words = ()
     channels: _Words = ()

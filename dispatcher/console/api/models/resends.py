@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import Moment, ResponseModel, TenantFilter, TimeFilter, Word
+from dispatcher.console.api.models.base import AnyCase, Moment, ResponseModel, TenantFilter, TimeFilter, Word
 from dispatcher.console.model import Time
 from dispatcher.console.resend_model import RedriveModel, SkippedCount
 
@@ -20,7 +20,7 @@ class ResendRequest(TimeFilter):
     since: Moment | None = None
     """Required without `event_ids`."""
     message_statuses: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
-    channels: Annotated[tuple[Channel, ...], Field(max_length=2)] = ()
+    channels: Annotated[tuple[Annotated[Channel, AnyCase], ...], Field(max_length=2)] = ()
     reasons: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     """Why they died (`expired`), or how they were delivered (`http_2xx`)."""
     campaign: Word | None = None
