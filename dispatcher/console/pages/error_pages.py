@@ -9,11 +9,12 @@ from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
 _HELP_OF_CODE = {
     "not_allowed": "If you need this permission, ask the admin of your organisation, or the operator of this console.",
     "csrf": "Nothing was changed.",
+    "store_unavailable": "Deliveries go on with the webhooks that the dispatchers know.",
 }
 _HELP = {
     404: "It may have been deleted, or belong to an organisation that you can't see.",
     500: "Try again. If it happens again, send the reference below to the operator.",
-    503: "Nothing is lost: deliveries go on without the console. Try again in a moment.",
+    503: "Nothing is lost. Try again in a moment.",
 }
 
 

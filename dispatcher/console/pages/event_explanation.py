@@ -1,5 +1,6 @@
 """Explains the decision about one event and its request, as `dispatcher explain` does; secrets are masked."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.console import masking
+from dispatcher.console.sources.redrive_jobs import CHECK_S
 from dispatcher.contract import redaction
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.reason_texts import SKIPPED
 from dispatcher.contract.records import Origin, Record
-from dispatcher.errors import NotFound
+from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.flow.explain import Explanation, Limits, Line, explain
 from dispatcher.kafka.topic_reader import open_topic
 from dispatcher.kafka.topics import dead_letter_topic
@@ -51,9 +53,12 @@ async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
         NotFound: the topic no longer contains it.
         DispatcherError: the broker can't be reached.
     """
-    async with open_topic(settings, origin.topic) as topic:
-        record: Record = await topic.record_at(origin.partition, origin.offset)
-        return record
+    try:
+        async with asyncio.timeout(CHECK_S), open_topic(settings, origin.topic) as topic:
+            record: Record = await topic.record_at(origin.partition, origin.offset)
+    except TimeoutError:
+        raise BrokerUnavailable from None
+    return record
 
 
 async def decision_on(

@@ -20,7 +20,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason, ParkReason
 from dispatcher.contract.records import Origin
 from dispatcher.delivery.remedies import remedy_for
-from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.errors import ConfigError, DispatcherError, NotFound
 from dispatcher.history.timeline import remedy_of
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.history_search import HistoryTimeline
@@ -143,6 +143,7 @@ class EventPage:
             source_problem=await self._source_problem(),
             decision=decision,
             problem=problem,
+            is_gone=isinstance(problem, NotFound),
         )
 
     def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> KnownEvent:
@@ -157,19 +158,19 @@ class EventPage:
 
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: KnownEvent, event_id: str
-    ) -> tuple[event_explanation.Decision | None, str]:
-        """Returns the decision if the request asks for it, and an error text if the decision can't be made."""
+    ) -> tuple[event_explanation.Decision | None, DispatcherError | None]:
+        """Returns the decision if the request asks for it, and an error if the decision can't be made."""
         settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
         places = known.places(settings.kafka.prefix)
         if "explain" not in request.query or not places:
-            return None, ""
+            return None, None
         try:
             decided = await event_explanation.decision_on(
                 places, webhook, settings, time.time(), event_id, shows_people=shows_people
             )
         except DispatcherError as error:
-            return None, error.for_tenants
-        return decided, ""
+            return None, error
+        return decided, None
 
     async def next_step(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         """Returns what happens to the event next, as a sentence."""

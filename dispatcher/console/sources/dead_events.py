@@ -21,7 +21,7 @@ from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
-from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import OnProgress, Redrive, RedriveTally, Selection
@@ -113,7 +113,7 @@ class DeadLetterReader:
             async with asyncio.timeout(CHECK_S), open_topic(self._kafka, self._topic) as topic:
                 record: Record = await topic.record_at(*place_of(dead_id))
         except TimeoutError:
-            raise DispatcherError("the broker does not answer: try again in a moment") from None
+            raise BrokerUnavailable from None
         return DeadRecord(record.key, record.value, tuple((name, value) for name, value in record.headers))
 
     async def run(self) -> None:

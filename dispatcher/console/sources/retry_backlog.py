@@ -27,7 +27,7 @@ HELD: Final = "held"
 WITHIN_S: Final = 20.0
 """Seconds for the whole count; a broker that takes longer counts as unavailable."""
 CALLER_WAITS_S: Final = 5.0
-"""Seconds for which a caller awaits a count that is running: a person waits for the page."""
+"""Seconds after a count's begin for which callers await it: a person waits for the page."""
 
 
 @dataclass(slots=True)
@@ -71,6 +71,8 @@ class RetryBacklog:
         self._counting = SingleFlight[None, _BacklogCounts | DispatcherError]("count of what waits")
         self._found: _BacklogCounts | DispatcherError | None = None
         self._found_at = 0.0
+        self._began_at: float | None = None
+        """When the running count began; None if none runs."""
 
     async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         """Returns the tiers in which events of the tenant wait, the shortest first, then the reasons for held events.
@@ -105,13 +107,18 @@ class RetryBacklog:
         if self._found is not None and self._clock() - self._found_at < REMEMBERED_S:
             return self._found
         task = self._counting.start(None, self._count_and_keep)
-        await asyncio.wait({task}, timeout=CALLER_WAITS_S)  # unlike awaiting it, never cancels it
+        waited_s = 0.0 if self._began_at is None else self._clock() - self._began_at
+        await asyncio.wait({task}, timeout=max(0.0, CALLER_WAITS_S - waited_s))  # unlike awaiting it, never cancels it
         if not task.done():
             return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
         return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
 
     async def _count_and_keep(self) -> _BacklogCounts | DispatcherError:
-        found = await self._count()
+        self._began_at = self._clock()
+        try:
+            found = await self._count()
+        finally:
+            self._began_at = None
         self._found, self._found_at = found, self._clock()
         return found
 

@@ -1,10 +1,15 @@
 """Delivered and dead events are sent again by the API: check, start, progress, stop, list, audit."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from dispatcher.config.webhooks import Channel
+from dispatcher.console.model import DeadQuery
+from dispatcher.console.resend_model import DeadCount, ResendCheck
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import BrokerUnavailable
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
@@ -41,6 +46,29 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
     assert [(one["actor"], one["changes"].get("kind"), one["changes"].get("stopped")) for one in entries] == [
         ("jana", None, True), ("jana", "dead", None), ("jana", "delivered", None),
     ]  # fmt: skip
+
+
+async def test_a_check_asks_all_its_sources_at_once(
+    console: Console, luma: StoredWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for seconds if Kafka does not answer; one after the other, a person waited for the sum."""
+    began = asyncio.Event()
+    count = console.dead_events.count_matching
+
+    async def delivered(*_: object) -> ResendCheck:
+        async with asyncio.timeout(10):
+            await began.wait()
+        raise BrokerUnavailable
+
+    async def dead(tenant: TenantKey, query: DeadQuery) -> DeadCount:
+        began.set()
+        return await count(tenant, query)
+
+    monkeypatch.setattr(console.resends, "check", delivered)
+    monkeypatch.setattr(console.dead_events, "count_matching", dead)
+    api = await console.client(Role.ADMIN, frozenset({LUMA.org}))
+    answer = await api.post(f"/api/v1/webhooks/{luma.id}/resend/check", json={"since": SINCE})
+    assert (answer.status, answer.json["detail"]) == (503, "Kafka does not answer right now.")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ async def test_a_caller_awaits_no_slow_count_to_its_end(
 ) -> None:
     """A broker that takes connections and doesn't answer held every page of a webhook for 20 seconds."""
     await parked.park(LUMA, 0)
-    waiting = RetryBacklog(settings)
+    clock = Clock()
+    waiting = RetryBacklog(settings, clock=clock)
     answers, count, counts = asyncio.Event(), waiting._count, 0
 
     async def slowly() -> object:
@@ -189,6 +190,11 @@ async def test_a_caller_awaits_no_slow_count_to_its_end(
         patched.setattr(module, "CALLER_WAITS_S", 0.01)
         with pytest.raises(BrokerUnavailable):
             await waiting.of(LUMA)
+    clock.now += module.CALLER_WAITS_S
+    async with asyncio.timeout(module.CALLER_WAITS_S / 2):  # the next caller does not wait as long again
+        with pytest.raises(BrokerUnavailable):
+            await waiting.of(LUMA)
+    clock.now -= module.CALLER_WAITS_S
     answers.set()
     assert [tier.events for tier in await waiting.of(LUMA)] == [1]
     assert counts == 1
