@@ -11,7 +11,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
-from dispatcher.kafka.commit_metadata import CommittedPosition
+from dispatcher.kafka.commit_metadata import CommittedPosition, own_metadata
 from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
@@ -44,7 +44,7 @@ async def read_backlog(
         shares = _shares({tp: end - first for tp, (first, end) in ranges.items()}, most)
         looked_at = {tp: (first, first + shares[tp]) for tp, (first, _) in ranges.items()}
         finished: dict[TopicPartition, _IsFinished] = {tp: _is_parked_finished(one) for tp, one in parked.items()}
-        snapshots = await _snapshots(reader, {tp: metadata for tp, (_, metadata) in held.items()})
+        snapshots = await _snapshots(reader, {tp: own_metadata(*commit) for tp, commit in held.items()})
         finished |= {tp: _is_held_finished(snapshots.get(tp)) for tp in of_held}
         async for records in reader.within(looked_at).records():
             for record in records:

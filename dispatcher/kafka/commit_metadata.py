@@ -5,11 +5,16 @@ be lost and grow again while its group's positions stay. So the metadata carries
 checksum of the highest finished record that the commit covers. A log that has another record there, or none, is
 another log.
 
-The text is `f2:` and the base64 of the fingerprint (19 bytes in all, usually), then, if anything is finished beyond the
-position, a comma and the runs as `offset_tracker` writes them (`f1:…`). Versions before wrote the runs alone. If a log
-was begun at the position and nothing of it is finished, there is no record to name: the text is then `f2:start`, and a
-log that begins lower is another one, since the start of a log only rises. `f2:start:<offset>` names that start if the
-position lies beyond it, past offsets without a record (aborted transactions).
+The text has parts that commas separate. The first is `f2:` and the base64 of the fingerprint (19 bytes in all,
+usually). If anything is finished beyond the position, the last holds the runs as `offset_tracker` writes them (`f1:…`).
+If a log was begun at the position and nothing of it is finished, there is no record to name: the first part is then
+`f2:start`, and a log that begins lower is another one, since the start of a log only rises. `f2:start:<offset>` names
+that start if the position lies beyond it, past offsets without a record (aborted transactions).
+
+Between them, `@<position>` repeats the committed position. MirrorMaker 2 translates the position for another cluster,
+whose offsets are others, and commits it with the metadata of the source. So metadata beside another position describes
+another log, and says nothing. Versions before did not write this part: without it, the rest is believed. They read the
+fingerprint beside it, but not the runs behind it.
 """
 
 import base64
@@ -24,7 +29,8 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker, R
 _VERSION: Final = "f2:"
 _CHECKSUM_BYTES: Final = 4
 AT_START: Final = _VERSION + "start"
-"""The metadata of a position at which the log began when it was first read, while nothing of the log is finished."""
+"""Begins the metadata of a position at which the log began when it was first read, while nothing of it is finished."""
+_OWN_POSITION: Final = "@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +117,39 @@ def encode_metadata(
 
     Without room for the fingerprint it is empty: runs are never committed without the log that they describe.
     """
-    if tracker.position is None or fingerprint is None:
-        return tracker.metadata(most_bytes)
-    text = _VERSION + _encode(tracker.position, fingerprint)
-    if len(text) > most_bytes:
+    position = tracker.position
+    log_only = "" if position is None or fingerprint is None else _VERSION + _encode(position, fingerprint)
+    if position is None or len(log_only) > most_bytes:
         return ""
-    runs = tracker.metadata(most_bytes - len(text) - 1)
-    return f"{text},{runs}" if runs else text
+    with_position = f"{log_only},{_OWN_POSITION}{position}".lstrip(",")
+    runs = tracker.metadata(most_bytes - len(with_position) - 1)
+    if runs:
+        return f"{with_position},{runs}"
+    return with_position if log_only and len(with_position) <= most_bytes else log_only
+
+
+def start_metadata(position: int, log_start: int, most_bytes: int = MAX_METADATA_BYTES) -> str:
+    """Returns the metadata for a position before which no record was when it was read from `log_start`.
+
+    Empty if there is no room for it.
+    """
+    start = AT_START if position == log_start else f"{AT_START}:{log_start}"
+    texts = (f"{start},{_OWN_POSITION}{position}", start)
+    return next((text for text in texts if len(text) <= most_bytes), "")
+
+
+def own_metadata(position: int, metadata: str) -> str:
+    """Returns the metadata without the position that it repeats; empty if it was made for another position."""
+    parts = metadata.split(",")
+    named = [part for part in parts if part.startswith(_OWN_POSITION)]
+    if any(part != f"{_OWN_POSITION}{position}" for part in named):
+        return ""
+    return ",".join(part for part in parts if part not in named)
 
 
 def decode_metadata(position: int, metadata: str) -> CommittedPosition:
-    """Reads what `encode_metadata` wrote. Damaged or foreign metadata adds nothing to the position."""
+    """Reads what `encode_metadata` or `start_metadata` wrote. Damaged or foreign metadata adds nothing."""
+    metadata = own_metadata(position, metadata)
     if not metadata.startswith(_VERSION):
         return CommittedPosition(position, tuple(decode_runs(position, metadata)))
     if metadata == AT_START:

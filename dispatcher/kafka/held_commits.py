@@ -19,7 +19,7 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.errors import RecordTooLarge
-from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
+from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata, start_metadata
 from dispatcher.kafka.committing import CommitFailures
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import HeldStart
@@ -124,7 +124,7 @@ class HeldAssignment:
         `progress`: the offset of a snapshot. Without room for all of it, the snapshots are left out first.
         """
         if self.fingerprint is None and self.left is not None and self.left.log_start == position:
-            return AT_START if len(AT_START) <= most_bytes else ""
+            return start_metadata(position, position, most_bytes)
         end, at = (0, None) if self.directory is None else self.directory
         named = SnapshotOffsets(progress, at if end > position and self.fingerprint is not None else None)
         log_only = encode_metadata(OffsetTracker(position), self.fingerprint, most_bytes)

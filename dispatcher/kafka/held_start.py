@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
+from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, own_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.log_check import LogLoss, report_if_foreign, report_lost_log, report_removed
@@ -114,7 +114,7 @@ async def _committed_start(
     client: GroupClient, tp: TopicPartition, known: Committed, bounds: Bounds
 ) -> HeldStart | None:
     """Returns the start that the commit names; None if it was made of another log."""
-    position, metadata = known
+    position, metadata = known[0], own_metadata(*known)
     claim = decode_metadata(position, metadata)
     start = HeldStart(position, Snapshot({}), claim.fingerprint, known, position if claim.is_start else None)
     if not await is_same_log(client, tp, start, bounds) or (claim.fingerprint is None and position > bounds.end):

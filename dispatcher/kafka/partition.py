@@ -16,12 +16,12 @@ from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Reco
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.kafka.commit_metadata import (
-    AT_START,
     CommittedPosition,
     Fingerprint,
     FinishedHere,
     decode_metadata,
     encode_metadata,
+    start_metadata,
 )
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import fast_metrics, metrics
@@ -310,8 +310,8 @@ class Partition:
         fingerprint = self._newest_fingerprint()
         if fingerprint is None and self.log_start is not None:
             # The tracker may be further on, behind a gap in the offsets. A log that was lost may fill the gap.
-            start = AT_START if position == self.log_start else f"{AT_START}:{self.log_start}"
-            state = (position, start) if len(start) <= most_bytes else (self.log_start, "")
+            start = start_metadata(position, self.log_start, most_bytes)
+            state = (position, start) if start else (self.log_start, "")
         else:
             state = (position, encode_metadata(self.tracker, fingerprint, most_bytes))
         return None if state == self.committed else state

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
+from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata, start_metadata
 from dispatcher.kafka.held_start import ANSWER_S, Committed, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, SnapshotOffsets, UnfinishedRange
 from dispatcher.kafka.log_check import LogLoss
@@ -190,6 +190,16 @@ async def test_a_position_without_metadata_does_not_count_as_the_logs_start() ->
     assert await log.find_start() == HeldStart(8, Snapshot({}), None, log.committed)
 
 
+@pytest.mark.parametrize("metadata", [commit(17, last_read=16)[1], commit(17, 16, SnapshotOffsets(7, 6))[1]])
+async def test_metadata_of_another_position_says_nothing_of_the_log_or_its_snapshots(metadata: str) -> None:
+    """MirrorMaker 2 commits a translated offset with the metadata of the source: its offsets are of another log."""
+    log = Log((12, metadata))
+    log.records[6], log.records[7] = record(6, DIRECTORY), record(7, SNAPSHOT)
+    assert await log.find_start() == HeldStart(12, Snapshot({}), None, log.committed)
+    assert log.seeks == []
+    assert log.reasons() == []
+
+
 @pytest.mark.parametrize(
     ("log_start", "begins_at", "reason"),
     [
@@ -201,7 +211,7 @@ async def test_a_position_without_metadata_does_not_count_as_the_logs_start() ->
 async def test_a_log_of_which_nothing_was_read_is_another_one_if_it_begins_lower(
     log_start: int, begins_at: int, reason: KafkaReason | None
 ) -> None:
-    log = Log((10, AT_START))
+    log = Log((10, start_metadata(10, 10)))
     log.begin_at(log_start)
     assert await log.find_start() == fresh(begins_at, log.committed), "the next commit says so of the new start"
     assert log.reasons() == ([] if reason is None else [reason])

@@ -23,7 +23,6 @@ from dispatcher.contract.records import AssignmentEpoch, Lease, Origin, Processi
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotWritten, RecordTooLarge, StillHeld
 from dispatcher.kafka import held_commits, held_events, held_processing
-from dispatcher.kafka.commit_metadata import AT_START
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_partition import ROOM
@@ -446,7 +445,7 @@ async def test_a_log_that_is_lost_before_anything_of_it_was_read_is_read_from_it
     bench.held.clear()
     task = await bench.start()
     await asyncio.sleep(3)
-    assert bench.group.commits[ONE] == (10, AT_START)
+    assert bench.group.commits[ONE] == (10, "f2:start,@10")
     if not running:
         await bench.stop(task)
     bench.broker.truncate(ONE, 0)

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata, encode_metadata
+from dispatcher.kafka.commit_metadata import (
+    AT_START,
+    CommittedPosition,
+    Fingerprint,
+    decode_metadata,
+    encode_metadata,
+    start_metadata,
+)
 from dispatcher.kafka.log_check import (
     Bounds,
     LogLoss,
@@ -17,7 +24,7 @@ from dispatcher.kafka.log_check import (
     report_lost_log,
     report_removed,
 )
-from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.kafka.offset_tracker import OffsetTracker, encode_runs
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 from tests.unit.examples import ARecord
@@ -54,18 +61,43 @@ def test_fingerprints_of_records_differ_by_offset_timestamp_key_and_value(other:
 
 def test_the_format_of_the_metadata_is_pinned() -> None:
     """Another version of the dispatcher reads it after a rolling restart."""
-    text = "f2:AICgq/75Yt6tvu8="
+    text = "f2:AICgq/75Yt6tvu8=,@29"
     assert encode_metadata(tracker_at(29), FINGERPRINT) == text
     assert decode_metadata(29, text) == CommittedPosition(29, (), FINGERPRINT)
 
 
+def test_metadata_of_versions_before_does_not_name_its_position_and_is_believed() -> None:
+    assert decode_metadata(29, "f2:AICgq/75Yt6tvu8=") == CommittedPosition(29, (), FINGERPRINT)
+    assert decode_metadata(9, AT_START) == CommittedPosition(9, is_start=True)
+    with_runs = "f2:AICgq/75Yt6tvu8=," + encode_runs(29, [(31, 33)])
+    assert decode_metadata(29, with_runs) == CommittedPosition(29, ((31, 33),), FINGERPRINT)
+
+
+@pytest.mark.parametrize("offset", [0, 28, 30, 500])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        encode_metadata(tracker_at(29), FINGERPRINT),
+        encode_metadata(tracker_at(29, (31, 33)), FINGERPRINT),
+        encode_metadata(tracker_at(29, (31, 33)), None),
+        start_metadata(29, 29),
+        start_metadata(29, 12),
+    ],
+)
+def test_metadata_of_another_position_says_nothing(offset: int, metadata: str) -> None:
+    """MirrorMaker 2 commits a translated offset with the metadata of the source: that describes another log."""
+    assert decode_metadata(offset, metadata) == CommittedPosition(offset)
+    assert decode_metadata(29, metadata) != CommittedPosition(29)
+
+
 def test_metadata_without_a_fingerprint_is_what_versions_before_wrote() -> None:
-    text = encode_metadata(tracker_at(5, (7, 9)), None)
-    assert text.startswith("f1:")
-    assert decode_metadata(5, text) == CommittedPosition(5, ((7, 9),))
+    assert decode_metadata(5, encode_runs(5, [(7, 9)])) == CommittedPosition(5, ((7, 9),))
+    assert decode_metadata(5, encode_metadata(tracker_at(5, (7, 9)), None)) == CommittedPosition(5, ((7, 9),))
 
 
 def test_a_start_that_the_position_has_left_behind_is_named() -> None:
+    assert start_metadata(9, 5) == "f2:start:5,@9"
+    assert decode_metadata(9, "f2:start:5,@9") == CommittedPosition(5, is_start=True, passed=9)
     assert decode_metadata(9, "f2:start:5") == CommittedPosition(5, is_start=True, passed=9)
     for text in ("f2:start:", "f2:start:10", "f2:start:-1", "f2:start:x", "f2:start:\u0663", "f2:start:" + "9" * 30):
         assert decode_metadata(9, text) == CommittedPosition(9), "damaged"
@@ -88,7 +120,7 @@ def test_metadata_comes_back(
     assert decode_metadata(position, text) == CommittedPosition(position, tuple(runs), fingerprint)
 
 
-@pytest.mark.parametrize("most", [0, 1, 18, 19, 20, 32, 40, 63, 64, 100, 300])
+@pytest.mark.parametrize("most", [0, 1, 18, 19, 20, 21, 22, 32, 40, 63, 64, 100, 300])
 def test_however_little_the_broker_takes_the_metadata_fits_and_is_right(most: int) -> None:
     finished = [(first, first) for first in range(7, 900, 3)]
     text = encode_metadata(tracker_at(5, *finished), FINGERPRINT, most)
