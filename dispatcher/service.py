@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
+from dispatcher.kafka.first_start import find_earlier_start
 from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_topics
 from dispatcher.kafka.groups import retry_group
 from dispatcher.kafka.held_events import HeldEvents
@@ -348,6 +350,7 @@ class Service:
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
                 fast_path=fast_path, in_flight=in_flight, on_fenced=self._stop.set,
                 problems=self._kafka_problems, on_append=self._clock_check.note_append, event_log=self._event_log,
+                find_earlier_start=partial(find_earlier_start, self._settings),
             ),
             Consumer(
                 retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked, drain,

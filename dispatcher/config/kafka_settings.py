@@ -96,7 +96,9 @@ class KafkaSettings(SettingsGroup):
     security: KafkaSecurity = KafkaSecurity()
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     """Position of the group at its very first start: `latest` skips the records that exist then. Partitions that are
-    added later are read from their start."""
+    added later are read from their start. So is the topic if Kafka has forgotten the group's positions
+    (`offsets.retention.minutes` without members) and the retry, held, dead-letter or history topics have had records.
+    """
     session_timeout: Annotated[Seconds, Field(ge=2, le=1800)] = 12
     """Time without a heartbeat after which the group removes a member; heartbeats are sent every 3 s. After a crash,
     the member's partitions wait for this time and a few seconds more. A process that stood still for longer sends

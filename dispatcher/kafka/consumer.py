@@ -27,6 +27,7 @@ from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import Committer
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
+from dispatcher.kafka.first_start import FindEarlierStart, GonePositions
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.log_check import LogChecker, LogLoss, report_cut_off, report_kept
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
@@ -69,6 +70,7 @@ class Consumer:
         problems: KafkaProblems | None = None,
         event_log: EventLog | None = None,
         on_append: Callable[[int], None] | None = None,
+        find_earlier_start: FindEarlierStart | None = None,
     ) -> None:
         """Prepares a consumer without connecting; `run` joins the group.
 
@@ -83,6 +85,7 @@ class Consumer:
             problems: collects Kafka problems.
             event_log: limits the lines about records that are processed again.
             on_append: called with times (milliseconds since 1970) at which a broker appended records that were read.
+            find_earlier_start: returns what shows that the group was started before, though it has no positions.
         """
         self.session = GroupSession(
             settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed,
@@ -98,7 +101,8 @@ class Consumer:
         self._client: GroupClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         is_latest = settings.auto_offset_reset == "latest" and not self._waits
-        self._checker = LogChecker(self, group_id, problems, start_at_end=self._topics if is_latest else ())
+        gone_positions = None if find_earlier_start is None else GonePositions(group_id, find_earlier_start)
+        self._checker = LogChecker(self, group_id, problems, self._topics if is_latest else (), gone_positions)
         self._committer = Committer(group_id, settings, in_flight, problems)
         self._processor = RecordProcessor(
             process, read_ahead, fast_path, self.session, self._committer.on_finished, self._on_record_ended

@@ -22,6 +22,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
+from dispatcher.kafka.first_start import GonePositions
 from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
@@ -162,15 +163,26 @@ class LogChecker:
     """Sets the position of each partition of a consumer. Everything but `run` is called by the consumer's poll loop."""
 
     def __init__(
-        self, owner: LogOwner, group_id: str, problems: KafkaProblems, start_at_end: Iterable[str] = ()
+        self,
+        owner: LogOwner,
+        group_id: str,
+        problems: KafkaProblems,
+        start_at_end: Iterable[str] = (),
+        gone_positions: GonePositions | None = None,
     ) -> None:
-        """Prepares a checker. `start_at_end`: topics that are read from their ends if the group has no position yet."""
+        """Prepares a checker.
+
+        Args:
+            start_at_end: topics that are read from their ends if the group has no position yet.
+            gone_positions: notices that a group has none any more; None if nothing shows it.
+        """
         self._owner = owner
         self._group_id = group_id
         self._problems = problems
         self._start_at_end = set(start_at_end)
         """Topics that may have to be started at their ends. Without those in which the group is known to have, or to
         have had, a position, and those that were created after it started."""
+        self._gone_positions = gone_positions
         self._wanted = asyncio.Event()
 
     def request(self) -> None:
@@ -188,7 +200,7 @@ class LogChecker:
 
     def start_at_beginning(self, topics: Iterable[str]) -> None:
         """Notes topics that were created after the group was started: nothing of them is skipped."""
-        self._start_at_end.difference_update(topics)
+        self._exclude_first_start(set(topics))
 
     async def run(self, client: GroupClient) -> None:
         """Checks what was requested until cancelled. Repeats if the broker doesn't answer."""
@@ -226,7 +238,10 @@ class LogChecker:
                 partition.claim = committed.get(partition.tp)
                 if (memory := partition.finished_here) is not None:
                     report_if_foreign(self._problems, self._group_id, partition.tp, memory.committed, partition.claim)
-            self._start_at_end -= {tp.topic for tp in committed}
+            self._exclude_first_start({tp.topic for tp in committed})
+            if self._gone_positions is not None:
+                topics = {one.tp.topic for one in fresh if one.claim is None}
+                self._start_at_end -= await self._gone_positions.find(client, topics, self._start_at_end)
         bounds = await client.bounds([one.tp for one in partitions])
         if self._start_at_end:
             await self._commit_ends(client, [one for one in fresh if one.claim is None])
@@ -241,6 +256,11 @@ class LogChecker:
             else:
                 self._check(client, partition, claim, known)
         return complete
+
+    def _exclude_first_start(self, topics: set[str]) -> None:
+        self._start_at_end -= topics
+        if self._gone_positions is not None:
+            self._gone_positions.exclude(topics)
 
     async def _commit_ends(self, client: GroupClient, partitions: Iterable[Partition]) -> None:
         """Commits the ends of all partitions at once as the positions of the group's very first start.

@@ -16,6 +16,7 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions
 
+GONE_LINE = "positions of the group are gone"
 pytestmark = [needs_kafka, pytest.mark.timeout(200)]
 
 
@@ -91,6 +92,29 @@ async def test_latest_does_not_concern_a_topic_that_is_created_after_the_start(
         await topics.create_topic(scene.bootstrap_servers, scene.topic, partitions=4)
         await scene.produce([tenant], 100)
         await scene.all_accepted(dispatcher, 120)
+
+
+@pytest.mark.parametrize("reset", ["latest", pytest.param("earliest", marks=pytest.mark.all_faults)])
+async def test_events_written_while_kafka_forgot_the_groups_positions_are_delivered(scene: Stage, reset: str) -> None:
+    """After `offsets.retention.minutes` without members; the dead letters show that it isn't the first start."""
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    async with scene.dispatcher(kafka={"auto_offset_reset": reset, "group_instance_id": None}) as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await until(lambda: _all_committed(scene), "the first positions", 30, dispatcher)
+        assert GONE_LINE not in dispatcher.log
+        await scene.send(b"junk")
+        await scene.produce([tenant], 20, "first")
+        await scene.all_accepted(dispatcher)
+        dispatcher.sigterm()
+        assert await dispatcher.wait() == 0
+        for suffix in ("", ".retry", ".held"):
+            await topics.delete_group(scene.bootstrap_servers, scene.group_id + suffix)
+        await scene.produce([tenant], 20, "down")
+        dispatcher.start()
+        await scene.all_accepted(dispatcher)
+        assert GONE_LINE in dispatcher.log
 
 
 async def _all_committed(scene: Stage) -> bool:

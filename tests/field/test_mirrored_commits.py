@@ -15,7 +15,7 @@ pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
 (TENANT,) = tenants(1)
 REMOVED = 30
-"""Records that retention had removed before mirroring began: the offsets in the mirror are lower by so many."""
+"""Records that retention had removed before mirroring began: the offsets in the mirror are lower by their number."""
 
 
 @pytest.mark.parametrize("behind", [5, pytest.param(0, marks=pytest.mark.all_faults)])

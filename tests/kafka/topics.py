@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
 
 
@@ -59,6 +60,16 @@ async def delete_topic(bootstrap_servers: str, name: str) -> None:
     async with asyncio.timeout(20):
         while await partitions_of(bootstrap_servers, name):
             await asyncio.sleep(0.05)
+
+
+async def delete_group(bootstrap_servers: str, group: str) -> None:
+    """Deletes a group without members: its positions are gone, as after `offsets.retention.minutes`."""
+    async with admin_client(bootstrap_servers) as admin:
+        node = await admin.find_coordinator(group)
+        answer = await admin._send_request(DeleteGroupsRequest([group]), node)
+    for _, code in answer.results:
+        if code:
+            raise for_code(code)(group)
 
 
 @asynccontextmanager

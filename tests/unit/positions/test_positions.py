@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetMetadataTooLargeError
+from aiokafka.errors import OffsetMetadataTooLargeError, RequestTimedOutError
+from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease, Record
@@ -292,6 +293,74 @@ async def test_partitions_added_later_are_read_from_their_start(running: bool) -
     await asyncio.sleep(3)
 
     assert bench.first_result == [(1, offset) for offset in range(6)]
+    await bench.stop()
+
+
+@virtual_time
+@pytest.mark.usefixtures("_with_logs")
+@pytest.mark.parametrize("reset", ["latest", "earliest"])
+async def test_without_positions_a_group_that_was_started_before_begins_at_the_start_and_says_so(reset: str) -> None:
+    """Kafka forgets the positions of a group that had no members for long."""
+
+    async def find_earlier_start() -> str | None:
+        return "g.dead"
+
+    bench = Bench(auto_offset_reset=reset)
+    bench.produce(0, 10)
+    bench.produce(1, 10)
+    bench.consumers += [bench.consumer(find_earlier_start=find_earlier_start) for _ in range(2)]
+    with capture_logs() as lines:
+        bench.tasks += [asyncio.create_task(one.run()) for one in bench.consumers]
+        await asyncio.sleep(5)
+
+    assert sorted(bench.first_result) == [(partition, offset) for partition in (0, 1) for offset in range(10)]
+    warnings = [line for line in lines if "positions of the group are gone" in line["event"]]
+    assert {line["evidence"] for line in warnings} == {"topic g.dead has had records"}
+    await bench.stop(0)
+    await bench.stop(1)
+
+
+@virtual_time
+async def test_the_first_start_waits_until_it_is_known_to_be_the_first_one() -> None:
+    answers = iter([RequestTimedOutError(), None])
+
+    async def find_earlier_start() -> str | None:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+        return None
+
+    bench = Bench(auto_offset_reset="latest")
+    bench.produce(0, 10)
+    await bench.run(bench.consumer(find_earlier_start=find_earlier_start))
+    assert ONE not in bench.group.commits
+    await asyncio.sleep(3)
+    bench.produce(0, 2)
+    await asyncio.sleep(2)
+    assert offsets_begun(bench) == [10, 11]
+    await bench.stop()
+
+
+@virtual_time
+@pytest.mark.usefixtures("_with_logs")
+async def test_partitions_added_later_do_not_count_as_gone_positions() -> None:
+    """Nor is a member that starts while the first one has written to the own topics already."""
+    bench = Bench(auto_offset_reset="latest")
+    bench.group.tps.remove(OTHER)
+    bench.produce(0, 10)
+
+    async def find_earlier_start() -> str | None:
+        return "g.dead" if bench.group.commits else None
+
+    await bench.run(bench.consumer(find_earlier_start=find_earlier_start))
+    await bench.stop()
+    bench.group.tps.append(OTHER)
+    bench.produce(1, 6)
+    with capture_logs() as lines:
+        await bench.run(bench.consumer(find_earlier_start=find_earlier_start))
+        await asyncio.sleep(3)
+    assert bench.first_result == [(1, offset) for offset in range(6)]
+    assert not [line for line in lines if "gone" in line["event"]]
     await bench.stop()
 
 
