@@ -1,5 +1,6 @@
 """The chart rendered, as objects, and the schemas they are held against."""
 
+import json
 import re
 from copy import deepcopy
 from functools import cache
@@ -24,6 +25,15 @@ CUSTOM = {
 WITHOUT_SCHEMA = {"ServiceMonitor", "HTTPRoute", "KafkaTopic", "KafkaUser"}
 """Kinds whose definitions are not at hand; tests look at their fields."""
 RELEASE = ("--namespace", "messaging", "feedback")
+
+MINIMAL = ("--set", "config.kafka.bootstrap_servers=kafka:9092")
+SQL = (*MINIMAL, "--set", "config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/database/url")
+HELMS = ("helm4", "helm3")
+BROKERS = {
+    "name": "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS",
+    "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "bootstrap"}},
+}
+FROM_A_SECRET = ("--set-json", f"extraEnv=[{json.dumps(BROKERS)}]")
 
 
 def rendered_text(helm: str, name: str, *options: str) -> str:
