@@ -1,5 +1,9 @@
 """Values that the chart refuses, and what it says."""
 
+import json
+import re
+from typing import Any
+
 import pytest
 
 from tests.deploy.rendering import FROM_A_SECRET, HELMS, MINIMAL, SQL
@@ -141,3 +145,63 @@ def test_wrong_values_are_refused(helm: str, what: str) -> None:
     done = run(tool(helm), "template", "r", CHART, *options)
     assert done.returncode != 0, f"{what} went through"
     assert told in done.stderr
+
+
+# Overrides that the chart doesn't see
+
+OVERRIDES = {
+    "DISPATCHER_DELIVERY__DRAIN_TIMEOUT": "config.delivery.drain_timeout",
+    "DISPATCHER_DELIVERY": "config.delivery",
+    "DISPATCHER_OPS__PORT": "config.ops.port",
+    "dispatcher_ops__token": "config.ops.token",
+    "DISPATCHER_OPS__TLS__CERTIFICATE": "config.ops.tls",
+    "DISPATCHER_CONSOLE__PORT": "config.console.port",
+    "DISPATCHER_KAFKA__GROUP_ID": "config.kafka.group_id",
+    "DISPATCHER_RETRY__TIERS": "config.retry.tiers",
+    "DISPATCHER_WEBHOOKS__STORE": "config.webhooks.store",
+    "DISPATCHER_HISTORY__URL__FILE": "config.history.url",
+    "DISPATCHER_EGRESS__PORTS": "config.egress.ports",
+    "DISPATCHER_CONFIG": "existingConfigMap",
+}
+READ_FOR_WARNINGS_ONLY = {"kafka.bootstrap_servers", "console.session_key", "webhooks.url", "notifications.smtp"}
+"""Settings that templates only look for, to refuse or warn if they are missing."""
+
+
+def with_environment(where: str, *variables: dict[str, Any]) -> tuple[str, ...]:
+    return (*MINIMAL, "--set-json", f"{where}={json.dumps(variables)}")
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [(name, "extraEnv") for name in OVERRIDES]
+    + [("DISPATCHER_OPS__PORT", "console.extraEnv"), ("DISPATCHER_OPS__PORT", "history.extraEnv")],
+)
+def test_an_override_of_what_the_chart_computes_with_is_refused(name: str, where: str) -> None:
+    done = run(tool("helm4"), "template", "r", CHART, *with_environment(where, {"name": name, "value": "300s"}))
+    assert done.returncode != 0
+    assert f"{where}: {name}" in done.stderr
+    assert f"set {OVERRIDES[name]} instead" in done.stderr
+
+
+def test_other_environment_is_taken_as_it_is() -> None:
+    """Settings that the chart doesn't read, and variables that settings refer to."""
+    names = ("DISPATCHER_DELIVERY__MAX_IN_FLIGHT", "DISPATCHER_LOG__LEVEL", "HTTPS_PROXY", "DISPATCHER_HISTORY__URL")
+    variables = with_environment("extraEnv", *({"name": name, "value": "x"} for name in names))
+    referred = ("--set", "config.history.url.env=DISPATCHER_HISTORY__URL")
+    done = run(tool("helm4"), "template", "r", CHART, *variables, *referred)
+    assert done.returncode == 0, done.stderr
+    assert all(f"name: {name}" in done.stdout for name in names)
+
+
+def test_every_setting_that_templates_read_is_guarded() -> None:
+    """Fails if a template begins to compute with a setting and an override of it would go unseen."""
+    text = "\n".join(
+        path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.suffix in (".yaml", ".tpl")
+    )
+    pairs = re.findall(r'"group" "(\w+)" "key" "(\w+)"|dig "(\w+)" "(\w+)" ', text)
+    read = {f"{group or dug}.{key or dug_key}" for group, key, dug, dug_key in pairs} - READ_FOR_WARNINGS_ONLY
+    assert len(read) > 10
+    for setting in sorted(read):
+        name = f"DISPATCHER_{setting.replace('.', '__').upper()}"
+        done = run(tool("helm4"), "template", "r", CHART, *with_environment("extraEnv", {"name": name, "value": "x"}))
+        assert f"set config.{setting} instead" in done.stderr, setting
