@@ -32,6 +32,9 @@ _NAMES = {"type": "array", "items": {"type": "string", "minLength": 1}}
 _OBJECTS = {"type": "array", "items": {"type": "object"}}
 _PORTS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}}
 _DNS_LABEL = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"}
+_OBJECT_NAME = {"pattern": r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$"}
+_NAMESPACE = {"pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"}
+_REGISTRY = {"pattern": r"^([^\s/]+(/[^\s/]+)*)?$"}
 _SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _PROBE = {
     "additionalProperties": False,
@@ -52,8 +55,14 @@ def _where_enabled(name: str) -> dict[str, Any]:
 
 DETAILS: dict[str, dict[str, Any]] = {
     "global": {"additionalProperties": True},
+    "global.imageRegistry": _REGISTRY,
     "global.imagePullSecrets": {"items": {"type": ["string", "object"]}},
     "imagePullSecrets": {"items": {"type": ["string", "object"]}},
+    "nameOverride": {"pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"},  # a label's value
+    "namespaceOverride": _NAMESPACE,
+    "dashboards.namespace": _NAMESPACE,
+    "topics.strimzi.namespace": _NAMESPACE,
+    "serviceAccount.name": _OBJECT_NAME,
     "persistence.accessModes": {
         "items": {"enum": ["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]},
         "minItems": 1,
@@ -74,7 +83,9 @@ DETAILS: dict[str, dict[str, Any]] = {
     "topics.strimzi.user.authentication": {"enum": ["scram-sha-512", "tls"]},
     "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-    "image.repository": {"minLength": 1},
+    "image.registry": _REGISTRY,
+    "image.repository": {"pattern": r"^([^\s/]+/)*[^\s/:@]+$"},
+    "image.tag": {"pattern": r"^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$"},
     "service.ipFamilyPolicy": {"enum": ["", "SingleStack", "PreferDualStack", "RequireDualStack"]},
     "service.ipFamilies": {"items": {"enum": ["IPv4", "IPv6"]}, "maxItems": 2, "uniqueItems": True},
     "webhooks.existingConfigMaps": _NAMES,

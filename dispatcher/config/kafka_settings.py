@@ -74,7 +74,9 @@ def _is_ipv6(text: str) -> bool:
     return ":" not in zone
 
 
-TopicName = Annotated[Name, AfterValidator(_topic_name)]
+TopicName = Annotated[
+    Name, AfterValidator(_topic_name), Field(json_schema_extra={"pattern": f"^{_TOPIC_NAME.pattern}$"})
+]
 
 
 class KafkaSettings(SettingsGroup):

@@ -128,10 +128,11 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* A setting, or its default: root, group, key, default */}}
+{{/* A setting, or its default if it is missing or null: root, group, key, default */}}
 {{- define "fd.setting" -}}
 {{- $group := default (dict) (get .root.Values.config .group) -}}
-{{- include "fd.text" (ternary (get $group .key) .default (hasKey $group .key)) -}}
+{{- $given := get $group .key -}}
+{{- include "fd.text" (ternary $given .default (and (hasKey $group .key) (not (kindIs "invalid" $given)))) -}}
 {{- end -}}
 
 {{- /* whether there is a Service for the ops port: "true" or nothing */}}
