@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -60,7 +62,7 @@ def test_the_example_settings_show_every_group_and_only_defaults(config: Path) -
 def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
     text = (config / "dispatcher.yaml").read_text()
     shown = re.sub(r"^  # (\w+: (?!see ))", r"  \1", text, flags=re.MULTILINE)
-    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports", "secrets", "tls")
+    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports", "secrets", "url", "tls")
     data = {
         group: {key: value for key, value in values.items() if key not in examples}
         if isinstance(values, dict)
@@ -72,8 +74,38 @@ def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
     assert Settings.model_validate(data) == settings
     for group, values in data.items():
         if isinstance(values, dict):
-            optional = {"security", "topic_prefix", "url", "encryption_keys", *examples}
+            optional = {"security", "topic_prefix", *examples}
             assert set(values) >= set(type(getattr(settings, group)).model_fields) - optional, group
+
+
+def test_every_setting_is_in_the_example_settings() -> None:
+    shown = set[str]()
+    for name in ("dispatcher.yaml", "dispatcher-secured.yaml"):
+        text = (CONFIG / name).read_text()
+        shown |= _keys(yaml.safe_load(re.sub(r"^( +)# ( *[a-z_]+:(?= |$))", r"\1\2", text, flags=re.MULTILINE)))
+    assert _keys_of_schema(schema_of(SchemaKind.SETTINGS)) - shown == set()
+
+
+def _keys(value: object, before: str = "") -> set[str]:
+    """Returns the dotted keys of a document."""
+    if not isinstance(value, dict):
+        return set()
+    return {before + key for key in value} | {found for key in value for found in _keys(value[key], f"{before}{key}.")}
+
+
+def _keys_of_schema(schema: dict[str, Any]) -> set[str]:
+    """Returns the dotted keys that a schema knows, except those of secret references."""
+
+    def keys(node: dict[str, Any], before: str) -> Iterator[str]:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        for inner in node.get("anyOf", ()):
+            yield from keys(inner, before)
+        for key, inner in node.get("properties", {}).items():
+            yield before + key
+            yield from keys(inner, f"{before}{key}.")
+
+    return set(keys(schema, ""))
 
 
 async def test_the_example_webhooks_load_without_a_problem(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
