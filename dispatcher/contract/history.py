@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from dispatcher.contract.search_text import readings
 from dispatcher.errors import UnreadableEvent
 
 VERSION: Final = 1
@@ -177,10 +178,17 @@ def recipient_hash(key: bytes, address: str) -> str:
 def recipient_hashes(key: bytes, address: str) -> tuple[str, ...]:
     """Returns the hashes under which a recipient's entries may be stored, the present one first.
 
+    The address may be written as people paste it, and a number with or without its `+`, whichever the events have.
     Older versions hashed a telephone number as the event has it, with its blanks.
     """
     hasher = RecipientHasher(key)
-    return tuple(dict.fromkeys((hasher.hash(address), hasher.hash_of(address))))
+    hashes = []
+    for text in dict.fromkeys((address, *reversed(readings(address)))):
+        number = normalised_address(text)
+        hashes += [hasher.hash(text), hasher.hash_of(text)]
+        if number.removeprefix("+").isdecimal():
+            hashes.append(hasher.hash(number[1:] if number.startswith("+") else f"+{number}"))
+    return tuple(dict.fromkeys(hashes))
 
 
 def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:

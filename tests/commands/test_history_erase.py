@@ -47,7 +47,7 @@ async def test_a_person_is_erased_with_a_trace_and_a_warning_if_there_was_none(t
         assert done.exit_code == 0, done.output
         return done.stdout, done.stderr
 
-    shown, logged = await asyncio.to_thread(erase, "0049 1701234567")
+    shown, logged = await asyncio.to_thread(erase, "49 170 1234567")
     assert "1 entries erased" in shown
     assert hashed in logged
     assert "no entry has this recipient" not in logged

@@ -111,7 +111,7 @@ def _query(request: web.Request) -> AttemptQuery:
     outcome = request.query.get("outcome", "")
     raise_if_unknown("outcome", outcome, _OUTCOMES)
     return AttemptQuery(
-        event_id=request.query.get("event", "").strip()[:200] or None,
+        event_id=request.query.get("event", "").strip()[:256] or None,
         outcome=cast(OutcomeFilter, outcome) if outcome else None,
         before=request.query.get("before", "")[:200] or None,
         limit=PAGE,

@@ -12,19 +12,20 @@ from dispatcher.console.model import Person
 from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.search_text import has_several_addresses, readings
 from dispatcher.console.pages.seen import campaigns_of
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body, words_in
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.search_text import has_several_addresses, readings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook
 
 PAGE: Final = 50
 MAX_TEXT: Final = 256
+MAX_HASHES: Final = 6
 FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
 RESENT: Final = ("reason", "status", "channel", "campaign")
 """The filters by which events are sent again, too."""
@@ -44,7 +45,7 @@ class Filters:
     channel: str = ""
     campaign: str = ""
     recipient: str = ""
-    """The hashes of a recipient, at most two: URLs contain no address."""
+    """The hashes of a recipient, at most `MAX_HASHES`: URLs contain no address."""
 
     @classmethod
     def of(cls, request: web.Request) -> "Filters":
@@ -68,7 +69,7 @@ class Filters:
         """Returns the query for the store, if the filters have no problem."""
         query = HistoryQuery(
             tenant=tenant,
-            recipients=tuple(filter(None, self.recipient.split(",")[:2])),
+            recipients=tuple(filter(None, self.recipient.split(",")[:MAX_HASHES])),
             campaign_id=self.campaign or None,
             since=self.time.begin(now),
             until=self.time.end,
@@ -135,7 +136,7 @@ class Search:
         if not may_be_address:
             return to("/search?" + urlencode(found or {"q": typed[-1] if typed else ""}))
         if lookup is not None and (hashes := lookup.hashes(typed[-1])):
-            found["recipient"] = ",".join(hashes)
+            found["recipient"] = ",".join(hashes[:MAX_HASHES])
         return to("/search?" + urlencode(found or {"address": "1"}))
 
     async def show(self, request: web.Request) -> web.StreamResponse:

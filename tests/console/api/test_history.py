@@ -71,7 +71,7 @@ async def test_filters_and_pages(console: Console, history: FilledHistory) -> No
     "asked",
     [
         {}, {"org": "a"}, {"outcomes": ["delivered"]}, {"id": "x", "outcomes": ["dead", "odd"]}, {"recipient_hash": "x"},
-        {"id": "x\x00"}, {"id": "x" * 300}, {"id": "x", "before": "odd"}, {"id": "x", "limit": 1000}, {"campaign": 7},
+        {"id": "x\x00"}, {"id": "x" * 257}, {"id": "x", "before": "odd"}, {"id": "x", "limit": 1000}, {"campaign": 7},
     ],
 )  # fmt: skip
 async def test_an_invalid_search_is_refused(console: Console, asked: dict[str, object]) -> None:
@@ -141,10 +141,11 @@ async def test_a_person_is_found_and_erased_however_the_number_is_written(
     assert (await api.post("/api/v1/history/erase", json={"recipient": "+491701234567"})).json == {"entries": 1}
     assert (await api.post("/api/v1/history/erase", json={"recipient": "+49 170 1234567"})).json == {"entries": 1}
     entries = [one for one in (await api.get("/api/v1/audit")).json["items"] if one["action"] == "erase_person"]
-    hashed = recipient_hash(KEY, "+491701234567")
+    hashed, without_plus = recipient_hash(KEY, "+491701234567"), recipient_hash(KEY, "491701234567")
     assert [one["changes"] for one in entries] == [
-        {"recipient_hash": [hashed, old], "entries": 1}, {"recipient_hash": [hashed], "entries": 1},
-    ]  # fmt: skip
+        {"recipient_hash": [hashed, old, without_plus], "entries": 1},
+        {"recipient_hash": [hashed, without_plus], "entries": 1},
+    ]
 
 
 @pytest.mark.parametrize("until", ["2026-09-21T14:00:00Z", "2026-09-21T15:00:00+02:00"])
@@ -195,3 +196,15 @@ async def test_reasons_and_statuses_count_in_any_case(
     upper = await api.get("/api/v1/dead-events?message_status=BOUNCE&reasons=EXPIRED&channel=EMAIL")
     assert (upper.status, upper.json["items"]) == (200, lower.json["items"])
     assert lower.json["items"]
+
+
+async def test_an_id_is_found_however_long_it_is_stored_and_a_person_however_written(
+    console: Console, history: FilledHistory
+) -> None:
+    number = recipient_hash(KEY, "+15554423257")
+    await history.add(entry_of(LUMA, request_id="x" * 256), entry_of(LUMA, event_id="<x@y.example>", recipient=number))
+    api = await console.client()
+    for asked in ({"id": "x" * 256}, {"id": "<x@y.example>"}, {"recipient": "15554423257"}):
+        assert len((await api.post(SEARCH, json=asked)).json["items"]) == 1, asked
+    erased = await api.post("/api/v1/history/erase", json={"recipient": "1 555 442 3257"})
+    assert (erased.status, erased.json["entries"]) == (200, 1)

@@ -149,7 +149,7 @@ def test_a_telephone_number_has_one_hash_however_it_is_written(written: str) -> 
     old = hashlib.blake2b(
         written.strip().casefold().encode(), key=hashlib.sha512(KEY).digest(), digest_size=16
     ).hexdigest()
-    assert set(recipient_hashes(KEY, written)) == {recipient_hash(KEY, "+491701234567"), old}
+    assert set(recipient_hashes(KEY, written)) >= {recipient_hash(KEY, "+491701234567"), old}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def _moment(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text without control characters."""
-Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Word = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 """Reads a value of an enumeration in any case."""
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_flag)]
