@@ -25,6 +25,8 @@ class ResendQuery:
     message_statuses: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     campaign_id: str | None = None
+    checked_at: float | None = None
+    """Unix seconds: leaves out delivered events that were sent again since, by an order that was given twice."""
 
 
 @dataclass(frozen=True, slots=True)

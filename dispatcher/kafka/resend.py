@@ -59,12 +59,14 @@ class Resend:
         origins: Iterable[Origin],
         report: Callable[[ResendTally], None] = lambda _: None,
         history: HistoryRecorder | None = None,
+        on_sent: Callable[[Origin], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._reader = reader
         self._tenant = tenant
         self._report = report
         self._history = history
+        self._on_sent = on_sent
         self._clock = clock
         self._kept, gone = available_places(origins, reader.ranges)
         self.tally = ResendTally(len(self._kept), gone)
@@ -112,8 +114,10 @@ class Resend:
             if isinstance(result, BaseException):
                 continue
             self.tally.sent += 1
+            origin = Origin(record.topic, record.partition, record.offset)
+            self._on_sent(origin)
             if self._history is not None:
-                self._history.record_redriven(event, Origin(record.topic, record.partition, record.offset), REASON)
+                self._history.record_redriven(event, origin, REASON)
         self.tally.too_large += count_too_large(results)
 
 

@@ -52,7 +52,11 @@ async def test_pages_do_not_say_that_deliveries_go_on_or_that_an_event_is_gone(
         assert (status, "Kafka does not answer right now" in page, "go on" in page) == (503, True, False)
         explained = stage.path(CONTOSO, f"/deliveries/{dead.event_id}?explain=1")
         _, page = await read(session, explained)
-        assert ("can't be read right now" in page, "be read any more" in page, "internal" in page) == (True, False, False)
+        assert ("can't be read right now" in page, "be read any more" in page, "internal" in page) == (
+            True,
+            False,
+            False,
+        )
 
         async def gone(*_: object, **__: object) -> None:
             raise NotFound("the topic has no such offset")

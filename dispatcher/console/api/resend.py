@@ -56,5 +56,6 @@ def _order(asked: ResendRequest) -> ResendOrder:
         channels=frozenset(asked.channels),
         reasons=in_any_case(asked.reasons),
         campaign_id=asked.campaign,
+        checked_at=None if asked.checked_at is None else asked.checked_at.timestamp(),
     )
     return ResendOrder(query, "delivered" in asked.include, "dead" in asked.include)

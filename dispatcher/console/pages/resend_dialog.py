@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
@@ -10,7 +11,7 @@ from multidict import MultiMapping
 
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import RESENT
-from dispatcher.console.pages.time_range import TimeRange, with_offsets
+from dispatcher.console.pages.time_range import TimeRange, time_in, with_offsets
 from dispatcher.console.request_body import form_body, number_in, words_in
 from dispatcher.console.resend_model import ResendQuery
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
@@ -37,15 +38,23 @@ class ResendChoice:
     campaign: str = ""
     include: tuple[str, ...] = _INCLUDE
     """Empty if something else was chosen, which can't be sent again."""
+    checked: str = ""
+    """The moment of the check: an order that is given twice, by going back, sends nothing twice."""
 
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "ResendChoice":
         """Reads a query or form; cuts long values."""
         texts = {name: str(given.get(name, "")).strip()[:200] for name in RESENT}
-        events = tuple(dict.fromkeys(str(one)[:200] for one in given.getall("event", [])))[:MAX_CHOSEN]
+        events = tuple(dict.fromkeys(str(one)[:256] for one in given.getall("event", [])))[:MAX_CHOSEN]
         chosen = given.getall("include", _INCLUDE)
         include = tuple(one for one in _INCLUDE if one in chosen)
-        return cls(events=events, time=TimeRange.of(given), include=include, **texts)
+        return cls(
+            events=events,
+            time=TimeRange.of(given),
+            include=include,
+            checked=str(given.get("checked", ""))[:64],
+            **texts,
+        )
 
     @property
     def problem(self) -> str:
@@ -60,7 +69,8 @@ class ResendChoice:
 
     def as_of(self, now: float) -> "ResendChoice":
         """Returns the choice with a fixed begin and end, so that the counted events are the ones that are sent."""
-        return self if self.events else replace(self, time=self.time.as_of(now))
+        checked = datetime.fromtimestamp(now, UTC).isoformat()
+        return replace(self, checked=checked, time=self.time if self.events else self.time.as_of(now))
 
     def order(self, now: float) -> ResendOrder:
         """Returns the resend order of this choice."""
@@ -72,13 +82,16 @@ class ResendChoice:
             message_statuses=words_in(self.status),
             channels=words_in(self.channel),
             campaign_id=self.campaign or None,
+            checked_at=time_in(self.checked),
         )
         return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
 
     def fields(self) -> list[tuple[str, str]]:
         """Returns names and values for hidden fields."""
         fields = [*self.time.fields(), *((name, value) for name in RESENT if (value := getattr(self, name)))]
-        return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)]
+        return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)] + (
+            [("checked", self.checked)] if self.checked else []
+        )
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:

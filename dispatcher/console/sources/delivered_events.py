@@ -1,6 +1,8 @@
 """Sends delivered events again: finds them in the history store, and reads them again in the topic of events."""
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
 from typing import Final
@@ -28,6 +30,8 @@ MOST_EVENTS: Final = 10_000
 """Delivered events of one job."""
 _PAGE: Final = 200
 _DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
+_REDRIVEN: Final = frozenset({HistoryOutcome.REDRIVEN})
+_REMEMBERED: Final = 5 * MOST_EVENTS
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +43,8 @@ class DeliveredEvents:
         self._settings = settings
         self._history = history
         self._jobs = jobs
+        self._sent_at: OrderedDict[Origin, float] = OrderedDict()
+        """When this process sent events again, of the latest ones: the history learns of it seconds later."""
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
 
     async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
@@ -63,8 +69,10 @@ class DeliveredEvents:
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         """Starts or queues a job, which `RedriveJobs.job` returns.
 
+        Events that were sent again since `query.checked_at` are left out, and counted as `already`.
+
         Raises:
-            NotFound: nothing matches.
+            NotFound: nothing matches, or all that match were sent again since.
             DispatcherError: too many match, a job of the tenant's delivered events is running, or broker or database
                 don't answer.
         """
@@ -73,9 +81,33 @@ class DeliveredEvents:
             raise DispatcherError(f"more than {MOST_EVENTS:,} delivered events match: choose a shorter time")
         if not origins:
             raise NotFound("no delivered event matches, or they are no longer kept")
+        already = origins.keys() & await self._sent_since(tenant, query.checked_at)
+        wanted = [one for one in origins if one not in already]
+        if not wanted:
+            raise NotFound("these events were sent again since they were checked: check once more to send them again")
         return await self._jobs.start(
-            tenant, by, len(origins), lambda job: self._send(job, tenant, list(origins)), kind="delivered"
+            tenant, by, len(wanted), lambda job: self._send(job, tenant, wanted, len(already)), kind="delivered"
         )
+
+    async def _sent_since(self, tenant: TenantKey, checked_at: float | None) -> set[Origin]:
+        """Returns the places of events that were sent again at that time or later, by this console or another."""
+        if checked_at is None:
+            return set()
+        sent = {origin for origin, at in self._sent_at.items() if at >= checked_at}
+        before = None
+        while True:
+            query = HistoryQuery(tenant=tenant, since=checked_at, outcomes=_REDRIVEN, before=before, limit=_PAGE)
+            page = await self._history.search(query, orgs=frozenset({tenant.org}))
+            sent |= _origins(page.items, HistoryOutcome.REDRIVEN).keys()
+            before = page.next
+            if before is None:
+                return sent
+
+    def _note_sent(self, origin: Origin) -> None:
+        self._sent_at[origin] = time.time()
+        self._sent_at.move_to_end(origin)
+        if len(self._sent_at) > _REMEMBERED:
+            self._sent_at.popitem(last=False)
 
     async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[dict[Origin, HistoryEntry], bool]:
         """Returns matching events by place, as many as one job sends at most, and whether there are more."""
@@ -109,9 +141,9 @@ class DeliveredEvents:
             if before is None:
                 return found, False
 
-    async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin]) -> None:
+    async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin], already: int) -> None:
         def report(tally: ResendTally) -> None:
-            job.report(total=tally.total, sent=tally.sent, gone=tally.gone, too_large=tally.too_large)
+            job.report(total=tally.total, sent=tally.sent, gone=tally.gone, too_large=tally.too_large, already=already)
 
         async with (
             asyncio.timeout(ANSWER_S) as opening,
@@ -121,18 +153,20 @@ class DeliveredEvents:
         ):
             opening.reschedule(None)
             job.begun.set_result(None)
-            resend = Resend(reader, tenant, origins, report, history)
+            resend = Resend(reader, tenant, origins, report, history, self._note_sent)
             report(resend.tally)
             report(await job.finish(resend.send(producer, self._redrive_to, RATE, job.stop)))
         log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=resend.tally.sent)
 
 
-def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, HistoryEntry]:
-    """Returns delivered events by place, in order and once each."""
+def _origins(
+    entries: Iterable[HistoryEntry], outcome: HistoryOutcome = HistoryOutcome.DELIVERED
+) -> dict[Origin, HistoryEntry]:
+    """Returns events with this outcome by place, in order and once each."""
     return {
         Origin(one.topic, one.partition, one.offset): one
         for one in entries
-        if one.outcome is HistoryOutcome.DELIVERED
+        if one.outcome is outcome
         and one.topic is not None and one.partition is not None and one.offset is not None
     }  # fmt: skip
 

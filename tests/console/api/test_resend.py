@@ -29,11 +29,12 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
         "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "dead_is_at_least": False, "would_be_skipped": [],
         "warnings": [],
     }  # fmt: skip
-    started = await api.post(path, json={"since": SINCE, "channels": ["email"]})
+    started = await api.post(path, json={"since": SINCE, "channels": ["email"], "checked_at": SINCE})
     assert started.status == 202
     assert [(job["kind"], job["total"]) for job in started.json["items"]] == [("delivered", 2), ("dead", 1)]
     tenant, query = console.resends.asked[-1]
     assert (tenant, query.since, query.channels) == (LUMA, 1789999200.0, frozenset({"email"}))
+    assert query.checked_at == query.since
     tenant, ids, dead = console.dead_events.asked[-1]  # the topic is read: memory may lack events
     assert (tenant, ids, dead.since, dead.channels) == (LUMA, None, 1789999200.0, frozenset({"email"}))
     job_id = started.json["items"][0]["id"]

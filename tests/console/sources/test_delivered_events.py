@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,26 @@ async def test_more_than_a_job_sends_is_refused_and_named(world: World, monkeypa
     assert (await world.resends.check(LUMA, ALL)).is_cut
     with pytest.raises(DispatcherError, match="choose a shorter time"):
         await world.resends.start(LUMA, ALL, "ada")
+
+
+async def test_an_order_that_is_given_twice_sends_nothing_twice(world: World) -> None:
+    """Going back and pressing once more, or a client's repeat after a time-out; another check begins anew."""
+    origins = [await world.delivered(LUMA, number) for number in range(4)]
+    checked = replace(ALL, checked_at=time.time())
+    some = ResendQuery(event_ids=("msg_1",), checked_at=checked.checked_at)
+    assert (await world.done(await world.resends.start(LUMA, some, "ada"))).sent == 1
+    job = await world.done(await world.resends.start(LUMA, checked, "ada"))
+    assert (job.total, job.sent, job.already) == (3, 3, 1)
+    for again in (some, checked):
+        with pytest.raises(NotFound, match="sent again since they were checked"):
+            await world.resends.start(LUMA, again, "ada")
+    assert (await world.sent()).keys() == set(origins)
+    another = DeliveredEvents(
+        world.settings, world.history.lookup, world.jobs
+    )  # of another pod: knows the history only
+    place = {"topic": origins[0].topic, "partition": origins[0].partition, "offset": origins[0].offset}
+    await world.history.add(entry_of(LUMA, "0", age_s=-1, outcome=HistoryOutcome.REDRIVEN, reason="delivered", **place))
+    with pytest.raises(NotFound, match="sent again since they were checked"):
+        await another.start(LUMA, ResendQuery(event_ids=("msg_0",), checked_at=checked.checked_at), "ada")
+    later = ResendQuery(event_ids=("msg_1",), checked_at=time.time())
+    assert (await world.done(await world.resends.start(LUMA, later, "ada"))).sent == 1

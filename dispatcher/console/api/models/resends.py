@@ -29,6 +29,10 @@ class ResendRequest(TimeFilter):
         "dead",
     )
 
+    checked_at: Moment | None = None
+    """Leaves out delivered events that were sent again at this time or later, as dead ones always are. Give the time
+    of your check, and the same one if you repeat a request that had no answer: nothing is sent twice."""
+
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
         if not self.event_ids and self.since is None:
