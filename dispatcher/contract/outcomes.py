@@ -95,7 +95,7 @@ class DeadReason(StrEnum):
     """The endpoint answered `webhook-delivery: abort-message`."""
     EGRESS_DENIED = "egress_denied"
     EXPIRED = "expired"
-    """Still failing at the age limit."""
+    """Not delivered by the age limit: it failed each time, or it was held."""
 
 
 class FinishedResult(StrEnum):

@@ -30,6 +30,8 @@ class DeadText:
     label: str
     text: str
     """Continues the words "Dead: "."""
+    remedy: str = ""
+    """The change without which it would die again; empty if the last attempt shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,52 @@ WAITING: Final[Mapping[str, str]] = {
 """Why an event waits. Each continues the words "Parked: " or "Held: "."""
 
 DEAD: Final[Mapping[str, DeadText]] = {
-    DeadReason.UNREADABLE: DeadText("Unreadable", "it can't be read as a delivery event"),
-    DeadReason.INTERNAL: DeadText("Internal error", "a bug of the dispatcher"),
-    DeadReason.TOO_LARGE: DeadText("Payload too large", "it is too large"),
+    DeadReason.UNREADABLE: DeadText(
+        "Unreadable", "it can't be read as a delivery event", "Report it to the operator: the event itself is wrong."
+    ),
+    DeadReason.INTERNAL: DeadText(
+        "Internal error", "a bug of the dispatcher", "Report it to the operator: a version without this bug is needed."
+    ),
+    DeadReason.TOO_LARGE: DeadText(
+        "Payload too large", "it is too large", "Report it to the operator: only a higher limit lets it pass."
+    ),
     DeadReason.REJECTED: DeadText("Rejected by the server", "the endpoint rejected it"),
     DeadReason.REDIRECTED: DeadText("Redirected", "the endpoint answered with a redirect, which is never followed"),
-    DeadReason.ABORTED: DeadText("Aborted by the server", "the endpoint asked to abort it"),
+    DeadReason.ABORTED: DeadText(
+        "Aborted by the server",
+        "the endpoint asked to abort it",
+        "Have your server send webhook-delivery: abort-message only for events that it never wants.",
+    ),
     DeadReason.EGRESS_DENIED: DeadText("Address not allowed", "the endpoint's address is not allowed"),
-    DeadReason.EXPIRED: DeadText("Failed until too old", "it still failed at the age limit"),
+    DeadReason.EXPIRED: DeadText("Not delivered in time", "it was not delivered by the age limit"),
 }
+
+HELD_REMEDIES: Final[Mapping[str, str]] = {
+    ParkReason.SUSPENDED: "Have your server take events again, then edit or reactivate the webhook: its events wait "
+    "until then, and die at the age limit.",
+    ParkReason.TENANT_DISABLED: "Correct what made the requests fail, then edit or reactivate the webhook: its events "
+    "wait until then, and die at the age limit.",
+    ParkReason.UNUSABLE: "Repair the webhook's configuration: its events wait until then, and die at the age limit.",
+    ParkReason.UNDECIDED: "Have the operator repair the webhook files that can't be read: events wait until then, and "
+    "die at the age limit.",
+    ParkReason.PAUSED: "Resume the webhook: its events wait until then, and die at the age limit.",
+}
+"""What to change so that an event that is held, or that died while it was held, is sent."""
+
+
+def remedy_of_death(reason: str, detail: str) -> str:
+    """Returns the change without which a dead event would die again; empty if its last attempt shows it, if anything.
+
+    Args:
+        reason: a `DeadReason`, or one of another version.
+        detail: of an event that died at the age limit, it begins with why the event waited: a text of `WAITING`, or up
+            to version 0.2.0 its key.
+    """
+    if reason == DeadReason.EXPIRED:
+        held = (text for why, text in HELD_REMEDIES.items() if detail == why or detail.startswith(WAITING[why]))
+        return next(held, "")
+    return DEAD[reason].remedy if reason in DEAD else ""
+
 
 FAILED: Final[Mapping[str, FailureText]] = {
     FailureReason.DNS: FailureText(

@@ -171,7 +171,11 @@ class UndeliveredEvents:
         return await self._expire(undelivered, deferred)
 
     async def _expire(self, undelivered: Undelivered, deferred: Deferred) -> Outcome:
-        return await self.dead_letter(undelivered, DeadReason.EXPIRED, deferred.detail or WAITING[deferred.reason])
+        """Dead-letters an event at the age limit. If it was held, its detail begins with why."""
+        why, detail = WAITING[deferred.reason], deferred.detail
+        if deferred.reason in CONFIGURATION_REASONS and detail and detail != why:
+            detail = f"{why}: {detail}"
+        return await self.dead_letter(undelivered, DeadReason.EXPIRED, detail or why)
 
     def _note_parked(
         self,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.contract.reason_texts import death_in_words, failure_in_words
+from dispatcher.contract.reason_texts import death_in_words, failure_in_words, remedy_of_death
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.notifications.news import News, NewsKind
@@ -245,13 +245,24 @@ def _advice(news: News, known: Known) -> str:
     parts = []
     if news.kind is NewsKind.DISABLED and report is not None:
         parts.append(_STOPPED.get(report.stopped_by, ""))
-    if config is not None and report is not None and report.failure_reason and _is_cause(news.kind, report):
-        detail = clean(report.failure_detail, 150) or report.failure_reason
-        is_tried = (report.failed_at or 0.0) >= report.changed_at
-        remedy = remedy_for(report.failure_reason, report.failure_status, detail, config if is_tried else None)
-        parts.append(clean(remedy, 600))
+    cure = ""
+    if news.kind is NewsKind.FIRST_DEAD and report is not None:
+        cure = remedy_of_death(report.death_reason, report.death_detail)
+        parts.append(cure)
+    if not cure and config is not None and report is not None and _is_cause(news.kind, report):
+        parts.append(_remedy_of_attempt(report, config))
     if news.kind is NewsKind.DISABLED:
         parts.append("Then edit the webhook or reactivate it: events wait until then, at most to their age limit.")
     elif news.kind is NewsKind.FIRST_DEAD:
         parts.append("A dead event isn't tried again by itself: send it again in the console.")
     return " ".join(part for part in parts if part)
+
+
+def _remedy_of_attempt(report: StateReport, config: WebhookConfig) -> str:
+    """Returns what to change by the latest failed attempt; empty if none is known."""
+    if not report.failure_reason:
+        return ""
+    detail = clean(report.failure_detail, 150) or report.failure_reason
+    is_tried = (report.failed_at or 0.0) >= report.changed_at
+    remedy = remedy_for(report.failure_reason, report.failure_status, detail, config if is_tried else None)
+    return clean(remedy, 600)

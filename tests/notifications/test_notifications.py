@@ -19,6 +19,8 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.outcomes import CONFIGURATION_REASONS, ParkReason
+from dispatcher.contract.reason_texts import HELD_REMEDIES, WAITING
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
 from dispatcher.notifications import notifier
@@ -167,6 +169,24 @@ async def test_a_dead_event_is_reported_with_why_it_died(scene: Scene, mail: Mai
     await scene.work(1)
     assert "the endpoint rejected it (answered 404)" in body(mail.received[1])
     assert "correct the URL" in body(mail.received[1])
+
+
+@pytest.mark.parametrize("reason", sorted(CONFIGURATION_REASONS))
+async def test_an_event_that_died_while_it_was_held_is_reported_with_what_held_it(
+    scene: Scene, mail: MailServer, reason: ParkReason
+) -> None:
+    """An old failure has nothing to do with it, and sent again it would be held and die again."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT, paused=reason is ParkReason.PAUSED)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=404, reason="http_4xx", detail="answered 404")
+    scene.clock.now += 2 * DAY_S
+    await scene.happen(DEAD, reason="expired", status=None, detail=WAITING[reason], attempt=0)
+    await scene.work(1)
+    (sent,) = (one for one in mail.received if "dead" in str(one["Subject"]))
+    text = " ".join(body(sent).split())
+    assert f"it was not delivered by the age limit ({WAITING[reason]})" in text
+    assert f"{HELD_REMEDIES[reason]} A dead event isn't tried again by itself: send it again" in text
+    assert "correct the URL" not in text
 
 
 async def test_a_dead_event_does_not_blame_an_address_that_was_never_tried(scene: Scene, mail: MailServer) -> None:

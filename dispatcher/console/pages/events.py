@@ -18,6 +18,7 @@ from dispatcher.console.sources.dead_event_index import place_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason, ParkReason
+from dispatcher.contract.reason_texts import HELD_REMEDIES, remedy_of_death
 from dispatcher.contract.records import Origin
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError, NotFound
@@ -219,12 +220,15 @@ class EventPage:
         return problem or services.dead_events.problem
 
     def _remedy(self, webhook: StoredWebhook, known: KnownEvent) -> str:
-        """Returns what to change: by the rule that skipped the event at last, otherwise by its last attempt.
+        """Returns what to change: by what skipped, holds or held the event at last, otherwise by its last attempt.
 
         For an event that expired without an answer, uses the webhook's latest failure.
         """
         if known.outcome is HistoryOutcome.SKIPPED:
             return remedy_of(HistoryOutcome.SKIPPED, known.history[-1].reason)
+        cure = _cure(known)
+        if cure:
+            return cure
         last, death, edited_at = next(reversed(known.attempts), None), known.death, webhook.updated_at.timestamp()
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
             failing = self._renderer.services.attempts.failing(webhook.tenant, edited_at)
@@ -242,3 +246,14 @@ class EventPage:
             return remedy_for(*attempt, webhook.config() if at >= edited_at else None)
         except ConfigError:  # of another version of this program
             return attempt[2]
+
+
+def _cure(known: KnownEvent) -> str:
+    """Returns what ends that an event is held, or that a dead one dies again; empty if attempts show it."""
+    if known.outcome is HistoryOutcome.HELD:
+        return HELD_REMEDIES.get(known.history[-1].reason, "")
+    if not known.is_dead:
+        return ""
+    if known.death is not None:
+        return remedy_of_death(known.death.reason, known.death.detail)
+    return remedy_of_death(known.history[-1].reason, known.history[-1].detail) if known.history else ""

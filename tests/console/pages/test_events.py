@@ -22,6 +22,7 @@ from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.contract.history import HistoryEntry
 from dispatcher.contract.history import HistoryOutcome as O
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.reason_texts import HELD_REMEDIES, WAITING
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
@@ -140,6 +141,17 @@ async def test_one_thing_to_change_and_an_incomplete_history_are_shown(browser: 
             history.lookup._problem = None
             await shown.go(stage.path(LUMA, "/deliveries/msg_3"))
             await expect(main).to_contain_text("never have been sent")
+
+
+async def test_what_held_an_event_is_what_to_change_and_not_an_older_attempt(stage: Stage) -> None:
+    page, webhook = EventPage(Renderer(stage.services, Assets.load())), stage.webhooks[FABRIKAM]
+    died = replace(DEATH, reason=DeadReason.EXPIRED, detail=WAITING["paused"], last_status=None)
+    for known in (
+        KnownEvent([TRIED], died),
+        KnownEvent([], None, [entry(O.DEAD, reason="expired", detail=WAITING["paused"])]),
+        KnownEvent([TRIED], None, [entry(O.HELD, reason="paused")]),
+    ):
+        assert page._remedy(webhook, known) == HELD_REMEDIES["paused"]
 
 
 async def test_what_to_change_names_the_address_only_if_it_was_tried(stage: Stage) -> None:

@@ -72,7 +72,7 @@ async def test_what_really_happens_is_shown(browser: Browser, link: str) -> None
         await expect(page.locator("main")).to_contain_text("Your server refused the connection")
 
         await shown.go("/dead-events?reason=expired")
-        await _until(page, page.url, "Failed until too old")
+        await _until(page, page.url, "Not delivered in time")
         await page.locator("input[name=id]").first.check()
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name="Send 1 event again").click()

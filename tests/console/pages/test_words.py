@@ -8,7 +8,7 @@ from dispatcher.console.model import AttemptModel, BucketModel, Outcomes
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
 from dispatcher.contract import reason_texts
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason, SkipReason
+from dispatcher.contract.outcomes import CONFIGURATION_REASONS, DeadReason, FailureReason, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditAction
 
@@ -48,6 +48,22 @@ def test_every_reason_and_action_has_a_word() -> None:
     assert set(reason_texts.WAITING) == set(ParkReason)
     assert set(reason_texts.DEAD) == set(DeadReason)
     assert set(reason_texts.FAILED) == set(FailureReason)
+    assert set(reason_texts.HELD_REMEDIES) == set(CONFIGURATION_REASONS)
+
+
+@pytest.mark.parametrize("reason", ParkReason)
+def test_what_held_an_event_until_it_died_is_known_by_the_words_of_its_death(reason: ParkReason) -> None:
+    """Also of up to version 0.2.0, and with more words behind."""
+    for detail in (reason_texts.WAITING[reason], reason.value, f"{reason_texts.WAITING[reason]}: no key decrypts it"):
+        assert reason_texts.remedy_of_death("expired", detail) == reason_texts.HELD_REMEDIES.get(reason, "")
+    assert reason_texts.remedy_of_death("rejected", reason_texts.WAITING[reason]) == ""
+    assert reason_texts.remedy_of_death("of a later version", "") == ""
+
+
+@pytest.mark.parametrize("reason", sorted(DeadReason))
+def test_a_death_has_a_remedy_unless_its_last_attempt_has(reason: DeadReason) -> None:
+    by_attempt = {"rejected", "redirected", "egress_denied", "expired"}
+    assert bool(reason_texts.remedy_of_death(reason, "answered 404")) == (reason not in by_attempt)
 
 
 @pytest.mark.parametrize(

@@ -401,7 +401,7 @@ async def test_events_of_a_webhook_that_can_not_be_used_wait_in_the_tiers_until_
     (tier, retry_state), *_ = bench.parked()
     assert (tier, retry_state.attempts, retry_state.reason) == ("30s", 0, "unusable")
     assert await bench.process(parked_since(WALL - 86_400)) == Dead(DeadReason.EXPIRED)
-    assert "no key decrypts it" in bench.dead()[0]["detail"]
+    assert bench.dead()[0]["detail"] == f"{WAITING[ParkReason.UNUSABLE]}: no key decrypts it"
     assert bench.transport.requests == []
 
     bench.store.unusable = False
