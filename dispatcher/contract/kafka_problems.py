@@ -51,7 +51,8 @@ class KafkaReason(StrEnum):
     COORDINATOR_UNAVAILABLE = "coordinator_unavailable"
     """The brokers answer, but none coordinates the consumer group."""
     GROUP_PROTOCOL = "group_protocol"
-    """The group's other members use another protocol, or the broker refuses the group's settings."""
+    """The group's other members use another protocol, or it is a share or streams group, or the broker refuses the
+    group's settings."""
     GROUP_SHARED = "group_shared"
     """A client that isn't a dispatcher is a member of the group: events that it reads are not delivered."""
     MEMBER_FENCED = "member_fenced"

@@ -184,7 +184,8 @@ def _group(error: BaseException, peer: Peer) -> Explanation | None:
         case kafka_errors.InconsistentGroupProtocolError():
             return (
                 KafkaReason.GROUP_PROTOCOL,
-                f"group {group} has members that use another protocol: another program uses this kafka.group_id",
+                f"group {group} has members that use another protocol, or is of another type (share, streams), which "
+                "it keeps without members: another program uses this kafka.group_id; choose another, or delete the group",
             )
         case kafka_errors.InvalidSessionTimeoutError():
             return (

@@ -1,4 +1,4 @@
-"""Tells a group's very first start from a later one for which Kafka has no positions any more.
+"""Distinguishes a group's very first start from a later one for which Kafka has no positions any more.
 
 Kafka forgets the positions of a group that had no members for `offsets.retention.minutes` (7 days by default), and
 those of a topic or group that is deleted. The group's own topics stay: one that ever had a record has an end above

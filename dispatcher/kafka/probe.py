@@ -23,6 +23,7 @@ from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.connection_errors import Explanation, explain, missing_permission
 from dispatcher.kafka.group_coordinator import is_marked
+from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol, type_of
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
@@ -250,11 +251,12 @@ class KafkaProbe:
             elif lacking := _lacking(operations, (Operation.READ,)):
                 self._add_missing(found, need, lacking)
             if members and protocol_type not in ("", "consumer"):
-                other = f"group {need.name} has members of protocol {protocol_type}: choose another kafka.group_id"
+                other = f"group {need.name}: has members of protocol {protocol_type}: choose another kafka.group_id"
                 found.add(KafkaReason.GROUP_PROTOCOL, other, is_required=need.is_required)
-            elif state == "Stable" and (foreign := _foreign(members, self._settings.client_id)):
-                also = f"{foreign} also reads in group {need.name}, and its events are not delivered"
-                found.add(KafkaReason.GROUP_SHARED, f"{also}: give it a group of its own")
+            elif state == "Stable":
+                _add_foreign(found, need, _foreign(members, self._settings.client_id))
+            elif state == "Dead":  # there is no such group, or it isn't a classic one
+                await _look_at_type(client, node, need, found)
 
     def _add_missing(self, found: Findings, need: TopicNeed | GroupNeed, operations: Iterable[str]) -> None:
         peer = peer_of(self._settings, self._settings.bootstrap_servers)
@@ -279,18 +281,44 @@ async def _described(client: AIOKafkaClient, node: int, group: str) -> Any:
         raise kafka_errors.GroupCoordinatorNotAvailableError(why) from error
 
 
-def _foreign(members: Iterable[tuple[Any, ...]], client_id: str) -> str:
-    """Returns the names of a group's members that aren't dispatchers, or "" if all are.
+async def _look_at_type(client: AIOKafkaClient, node: int, need: GroupNeed, found: Findings) -> None:
+    """Adds members that have converted the group to the newer consumer protocol, or a type that shuts us out."""
+    kind = await type_of(client, node, need.name)
+    if kind == CONSUMER:
+        _add_foreign(found, need, await members_by_consumer_protocol(client, node, need.name))
+    elif kind not in ("", "classic"):
+        tool = {"share": "kafka-share-groups.sh", "streams": "kafka-streams-groups.sh"}.get(kind, "its own tool")
+        text = f"group {need.name}: is a {kind} group, with or without members: delete it ({tool} --delete), or choose "
+        found.add(KafkaReason.GROUP_PROTOCOL, f"{text}another kafka.group_id", is_required=need.is_required)
+
+
+def _add_foreign(found: Findings, need: GroupNeed, members: Sequence[tuple[str, str, str]]) -> None:
+    """Adds members that aren't dispatchers, if there are any; each has an id, a client id and a host."""
+    if members:
+        foreign = _named(members)
+        also = f"{foreign} also reads in group {need.name}, and its events are not delivered"
+        found.add(KafkaReason.GROUP_SHARED, f"{also}: give it a group of its own")
+
+
+def _foreign(members: Iterable[tuple[Any, ...]], client_id: str) -> list[tuple[str, str, str]]:
+    """Returns id, client id and host of a classic group's members that aren't dispatchers.
 
     Older versions do not mark themselves: during a rolling upgrade, they are recognised by their client id.
     """
-    foreign = [
-        f"member {member[:MOST_NAME]} of client {client[:MOST_NAME]} at {host.lstrip('/')}"
+    return [
+        (member, client, host)
         for member, client, host, subscription, _ in members
         if client != client_id and not is_marked(subscription)
     ]
-    more = f" and {len(foreign) - MOST_NAMED} more" if len(foreign) > MOST_NAMED else ""
-    return ", ".join(sorted(foreign)[:MOST_NAMED]) + more
+
+
+def _named(members: Sequence[tuple[str, str, str]]) -> str:
+    names = sorted(
+        f"member {member[:MOST_NAME]} of client {client[:MOST_NAME]} at {host.lstrip('/')}"
+        for member, client, host in members
+    )
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:
