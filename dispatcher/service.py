@@ -42,6 +42,7 @@ from dispatcher.kafka.groups import retry_group
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
+from dispatcher.kafka.open_batches import OPEN_BATCHES
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
@@ -185,6 +186,7 @@ class Service:
         self._tenants = metrics.TenantMetrics(settings.metrics)
         kafka = settings.kafka
         self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
+        OPEN_BATCHES.set_limits(kafka.max_unfinished_bytes)
         self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         self._lanes = LaneScheduler(settings.delivery, self._fresh)
         self._event_log = EventLog()

@@ -113,9 +113,12 @@ class KafkaSettings(SettingsGroup):
     max_unfinished: Annotated[int, Field(ge=1, le=10_000_000), NO_SWITCH] = 20_000
     """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
     max_unfinished_bytes: Bytes = 128 * 1024 * 1024
-    """Maximum size of all unfinished records together: values, keys and headers."""
+    """Maximum size of all unfinished records together: values, keys and headers. Batches that are decompressed and not
+    yet read to their end may have half of it in addition, and one batch more. A batch that would be larger than this
+    when it is decompressed, and than 128 MiB, is not read: its partition waits (`records_unreadable`)."""
     fetch_max_bytes: Annotated[Bytes, Field(le=2**31 - 1)] = 8 * 1024 * 1024
-    """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
+    """Maximum size of one fetch response, compressed as in the topic. It has at most 1 MiB of a partition, or one
+    batch; what a partition has of it stays in memory until it is read."""
     max_record_bytes: Annotated[Bytes, Field(le=2**31 - 1)] = 1024 * 1024
     """A larger record is dead-lettered as unreadable."""
     idempotence: Literal["auto", "on", "off"] = "auto"

@@ -8,10 +8,13 @@ Patches, applied once by `aiokafka_patches`:
   records that the same poll has already taken from other partitions, and moves their positions past them.
   A consumer that need not have every record passes over the batch, see `pass_over_unreadable`.
 - A fetch that the broker refuses because of the log itself is reported. aiokafka only logs it, and repeats it for ever.
+- The memory of decompressed batches is bounded, see `open_batches`. So are the bytes that one
+  poll takes of a partition.
 """
 
 import asyncio
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final
@@ -28,18 +31,26 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka import open_batches
 from dispatcher.kafka.fetch_gaps import fetched_partitions
+from dispatcher.kafka.open_batches import OPEN_BATCHES, BatchTooLarge, NoRoomForBatch
+from dispatcher.kafka.partition import size_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 PAUSE_S: Final = 5.0
 """Time after which a partition with an unreadable batch is fetched again."""
-REPORT_S: Final = 3 * PAUSE_S
+TOO_LARGE_PAUSE_S: Final = 60.0
+"""The same for a batch that is too large: it stays so until a restart, and decompressing it blocks the event loop."""
+MOST_TAKEN: Final = 1024 * 1024
+"""Bytes of a partition's records that one poll takes, or one record: as many as an uncompressed fetch returns."""
 LOG_ERRORS: Final = frozenset({-1, 2, 56, 76})
 """UNKNOWN_SERVER_ERROR, CORRUPT_MESSAGE, KAFKA_STORAGE_ERROR and UNSUPPORTED_COMPRESSION_TYPE of the protocol."""
 _BATCH_HEADER: Final = struct.Struct(">qiibIhi")
 """Base offset, length, leader epoch, magic, checksum, attributes, last offset delta: the start of a batch (KIP-98)."""
 _LEGACY_HEADER: Final = struct.Struct(">qiib")
+_CODEC: Final = 0x07
+"""Bits of a batch's attributes that name its compression; 0 is none."""
 
 Send = Callable[..., Awaitable[Any]]
 ProblemsOf = Callable[[Any], KafkaProblems | None]
@@ -52,6 +63,7 @@ _passing_over: "WeakKeyDictionary[AIOKafkaClient, OnPassedOver]" = WeakKeyDictio
 
 def apply(problems_of: ProblemsOf) -> None:
     """Patches aiokafka's classes. `problems_of` returns where the problems of an `AIOKafkaClient` are reported."""
+    open_batches.apply()
     fetching.MemoryRecords = RecordsWithBytes
     PartitionRecords.__next__ = _next_record
     FetchResult.getall = _take_records
@@ -71,14 +83,46 @@ def pass_over_unreadable(consumer: "AIOKafkaConsumer[bytes, bytes]", on_passed_o
 class RecordsWithBytes:
     """aiokafka's `MemoryRecords` that keeps the bytes it decodes, so that they can be decoded again."""
 
-    __slots__ = ("content", "has_next", "next_batch", "size_in_bytes")
+    __slots__ = ("_next_batch", "_position", "batch_end", "content", "has_next", "size_in_bytes")
 
     def __init__(self, content: bytes) -> None:
         records = MemoryRecords(content)
         self.content = content
         self.has_next = records.has_next
-        self.next_batch = records.next_batch
         self.size_in_bytes = records.size_in_bytes
+        self.batch_end = 0
+        """The offset after the batch that was returned last, by its header."""
+        self._next_batch = records.next_batch
+        self._position = 0
+
+    def next_batch(self) -> Any:
+        """Returns the next batch. Call it only after `has_next` returned True.
+
+        Raises:
+            NoRoomForBatch: it can't be opened yet.
+        """
+        header = _BatchHeader(self.content, self._position)
+        OPEN_BATCHES.before_batch(is_compressed=header.is_compressed)
+        self._position = header.end
+        self.batch_end = header.next_offset
+        return self._next_batch()
+
+
+class _BatchHeader:
+    """The start of a batch, decoded."""
+
+    __slots__ = ("end", "is_compressed", "next_offset")
+
+    def __init__(self, content: Any, position: int) -> None:
+        if len(content) - position < _BATCH_HEADER.size:  # of the oldest formats, without key and value
+            content, position = bytes(content[position:]).ljust(_BATCH_HEADER.size, b"\0"), 0
+        base, length, _, magic, _, attributes, delta = _BATCH_HEADER.unpack_from(content, position)
+        self.end = position + 12 + int(length)
+        """Where the content goes on."""
+        if magic < 2:
+            attributes, delta = content[position + 17], 0
+        self.is_compressed = bool(attributes & _CODEC)
+        self.next_offset = int(base + 1 + delta)
 
 
 class TolerantRecords:
@@ -89,6 +133,12 @@ class TolerantRecords:
         self._content = memoryview(content)
         self._from_offset = from_offset
         self._position = 0
+        self.batch_end = from_offset
+
+    def rest(self) -> bytes:
+        """Returns the content from the next batch on."""
+        self.has_next()
+        return bytes(self._content[self._position :])
 
     def has_next(self) -> bool:
         """Returns True if there is another complete batch."""
@@ -109,6 +159,8 @@ class TolerantRecords:
         """Returns the next batch. Call it only after `has_next` returned True."""
         start, end = self._position, self._end()
         magic = _LEGACY_HEADER.unpack_from(self._content, start)[3]
+        OPEN_BATCHES.before_batch(is_compressed=_BatchHeader(self._content, start).is_compressed)
+        self.batch_end = self._next_offset()
         self._position = len(self._content) if end is None else end
         batch = self._content[start:end]
         return TolerantBatch(batch) if magic >= 2 else LegacyRecordBatch(batch, magic)
@@ -121,8 +173,7 @@ class TolerantRecords:
         return end if self._position < end <= len(self._content) else None
 
     def _next_offset(self) -> int:
-        base, _, _, magic, _, _, delta = _BATCH_HEADER.unpack_from(self._content, self._position)
-        return int(base + 1 + (delta if magic >= 2 else 0))
+        return _BatchHeader(self._content, self._position).next_offset
 
 
 class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
@@ -159,24 +210,69 @@ def _next_record(records: Any) -> Any:
 
 
 def _take_records(result: Any, max_records: int | None = None) -> list[Any]:
-    """Replaces `FetchResult.getall`: returns the records before an unreadable batch and keeps the error for later."""
+    """Replaces `FetchResult.getall`: returns the records before an unreadable batch and keeps the error for later.
+
+    Returns none if the next batch can't be opened yet.
+    """
     if getattr(result, "error", None) is not None:
         return []
-    if not result.check_assignment(result._topic_partition) or not result.has_more():  # noqa: SLF001
-        return []
     records = result._partition_records  # noqa: SLF001
+    if records is None:
+        return []
+    if not result.check_assignment(result._topic_partition):  # noqa: SLF001
+        result._partition_records = records  # noqa: SLF001
+        _drop(result)
+        return []
     found: list[Any] = []
+    OPEN_BATCHES.begin_reading(result)
     try:
-        while max_records is None or len(found) < max_records:
-            found.append(next(records))
+        _take(records, found, sys.maxsize if max_records is None else max_records)
     except StopIteration:
         result._update_position()  # noqa: SLF001
-        result._partition_records = None  # noqa: SLF001
+        _drop(result)
         return found
+    except NoRoomForBatch:
+        records._records_iterator = records._unpack_records()  # noqa: SLF001
     except Exception as error:  # noqa: BLE001 (decompression raises errors of many libraries)
-        result.error = error
+        OPEN_BATCHES.release(result)
+        result.error = error.with_traceback(None)  # its frames refer to the batch
+    else:
+        if result.open_bytes and records.next_fetch_offset >= records._records.batch_end:  # noqa: SLF001
+            OPEN_BATCHES.release(result)
+            records._records_iterator = records._unpack_records()  # noqa: SLF001
+    finally:
+        OPEN_BATCHES.end_reading()
     result._update_position()  # noqa: SLF001
     return found
+
+
+def _take(records: Any, found: list[Any], most: int) -> None:
+    """Appends the next records to `found`: at most `most`, and hardly more than twice `MOST_TAKEN` bytes."""
+    while len(found) < most and OPEN_BATCHES.opened <= MOST_TAKEN:  # what is not compressed is bounded by the fetch
+        found.append(next(records))
+    left = MOST_TAKEN
+    while len(found) < most and left > 0:
+        record = next(records)
+        found.append(record)
+        left -= size_of(record)
+
+
+def _drop(result: Any) -> None:
+    """Frees what is left of a result: aiokafka forgets it next."""
+    OPEN_BATCHES.release(result)
+    result._partition_records = None  # noqa: SLF001
+
+
+def _make_room(results: Any) -> None:
+    """Closes idle batches, of any consumer. Those of `results` that wait come before those whose batch is open."""
+    for result in OPEN_BATCHES.idle():
+        OPEN_BATCHES.release(result)
+        records = result._partition_records  # noqa: SLF001
+        rest = TolerantRecords(records._records.content, records.next_fetch_offset).rest()  # noqa: SLF001
+        records._records = RecordsWithBytes(rest)  # noqa: SLF001
+        records._records_iterator = records._unpack_records()  # noqa: SLF001
+    for tp in [tp for tp, result in results.items() if getattr(result, "open_bytes", 0)]:
+        results.move_to_end(tp)
 
 
 def _raising_between_polls(fetched_records: Send) -> Send:
@@ -188,6 +284,8 @@ def _raising_between_polls(fetched_records: Send) -> Send:
                 continue
             del fetcher._records[tp]  # noqa: SLF001
             fetcher._set_error(tp, _unreadable_batch(tp, result._partition_records, error))  # noqa: SLF001
+        if OPEN_BATCHES.is_full:
+            _make_room(fetcher._records)  # noqa: SLF001
         return await fetched_records(fetcher, *arguments, **named)
 
     return patched
@@ -254,18 +352,20 @@ def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: 
         if state is None:
             return
         loop = asyncio.get_running_loop()
-        detail = str(error)
+        detail, cure, pause_s = str(error), "restore its log from a replica", PAUSE_S
         if not isinstance(error, UnreadableBatch):
             loop.call_soon(state.seek, state.position)  # aiokafka goes past a record that it takes for too large
             detail = f"{tp.topic}/{tp.partition}: the broker returned no complete batch at offset {state.position}"
+        elif isinstance(error.__cause__, BatchTooLarge):
+            cure, pause_s = "raise kafka.max_unfinished_bytes and the limit of memory", TOO_LARGE_PAUSE_S
         problems.report(
             KafkaReason.RECORDS_UNREADABLE,
-            f"{detail}: the partition waits; restore its log from a replica, or remove the records up to it",
+            f"{detail}: the partition waits; {cure}, or remove the records up to it",
             source=f"{tp.topic}/{tp.partition}",
-            lasts_s=REPORT_S,
+            lasts_s=3 * pause_s,
         )
         state.pause()
-        loop.call_later(PAUSE_S, state.resume)
+        loop.call_later(pause_s, state.resume)
 
     return patched
 
@@ -282,7 +382,7 @@ def _reporting_log_errors(send: Send, problems_of: ProblemsOf) -> Send:
                     f"{place}: broker {node_id} can't read its log ({kafka_errors.for_code(code).__name__}): "
                     "check the broker's log and disk",
                     source=place,
-                    lasts_s=REPORT_S,
+                    lasts_s=3 * PAUSE_S,
                 )
         return response
 

@@ -26,7 +26,7 @@ class AnyBytes(str):
 
 def builder(codec: int = 0) -> Any:
     """Returns a builder of batches, uncompressed or with the codec of this number."""
-    return _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, 1 << 20)
+    return _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, 1 << 30)
 
 
 def batch(values: list[bytes], base_offset: int = 0, codec: int = 0, name: bytes = NOT_UTF8) -> bytes:
