@@ -187,6 +187,9 @@ class FakeKafka:
     def position_of(self, tp: TopicPartition) -> int:
         return self._next
 
+    def stable_end_of(self, tp: TopicPartition) -> None:
+        """No transaction is open."""
+
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         return [TopicPartition(TOPIC, 0)]
 
