@@ -185,7 +185,7 @@ def _group(error: BaseException, peer: Peer) -> Explanation | None:
             return (
                 KafkaReason.GROUP_PROTOCOL,
                 f"group {group} has members that use another protocol, or is of another type (share, streams), which "
-                "it keeps without members: another program uses this kafka.group_id; choose another, or delete the group",
+                "it keeps without members: another program uses this kafka.group_id; choose another, or delete it",
             )
         case kafka_errors.InvalidSessionTimeoutError():
             return (
