@@ -355,10 +355,14 @@ OVERVIEW = Dashboard(
                 graph(
                     "Tenants in trouble",
                     "unstable is slowed, disabled and suspended get nothing until an operator acts. Failing: nothing "
-                    "arrives, by the last failure's reason.",
+                    "arrives, by the last failure's reason. Became: changes that the history worker saw.",
                     "short",
                     (f"max by (state) (dispatcher_tenants_in_state{{{PODS}}})", "{{state}}"),
                     (f"max by (reason) (dispatcher_tenants_failing{{{PODS}}}) > 0", "failing: {{reason}}"),
+                    (
+                        f"sum by (state) (increase(dispatcher_webhook_state_changes_total{{{PODS}}}[5m])) > 0",
+                        "became {{state}} within 5 min",
+                    ),
                 ),
                 graph(
                     "Tokens and store",

@@ -7,6 +7,7 @@ from functools import cache
 import yaml
 from prometheus_client import REGISTRY
 
+from dispatcher.console import measures
 from dispatcher.telemetry import metrics
 from tests.deploy.tools import RULES
 
@@ -53,8 +54,9 @@ def names_in(expression: str) -> set[str]:
 
 @cache
 def known_metrics() -> frozenset[str]:
-    """Names of samples in the daemon's /metrics, and those of others."""
+    """Names of samples in /metrics of the daemon and of the console, and those of others."""
     metrics.initialise()
+    measures.initialise()
     return frozenset(_ours()) | FOREIGN
 
 

@@ -131,12 +131,12 @@ REFUSED = {
     ),
     "an objective of all": ((*MINIMAL, "--set", "prometheusRule.objectives.delivery=1"), "objectives"),
     "a digest that is none": ((*MINIMAL, "--set", "image.digest=latest"), "digest"),
-    "probes that reach nobody": ((*MINIMAL, "--set", "config.ops.host=127.0.0.1"), "config.ops.host: 127.0.0.1"),
-    "probes that reach nobody, by an override": (
+    "probes that reach no pod": ((*MINIMAL, "--set", "config.ops.host=127.0.0.1"), "config.ops.host: 127.0.0.1"),
+    "probes that reach no pod, by an override": (
         (*MINIMAL, "--set", "extraEnv[0].name=DISPATCHER_OPS__HOST,extraEnv[0].value=localhost"),
         "extraEnv: DISPATCHER_OPS__HOST: localhost",
     ),
-    "a console that nobody reaches": (
+    "a console that no one reaches": (
         (*SQL, "--set", "console.enabled=true,config.console.host=127.0.0.1"),
         "config.console.host: 127.0.0.1",
     ),
@@ -160,7 +160,7 @@ REFUSED = {
         (*MINIMAL, "--set", "fullnameOverride=1.foo,service.enabled=true"),
         "set fullnameOverride",
     ),
-    "a name that is no label": ((*MINIMAL, "--set", "nameOverride=a b"), "nameOverride"),
+    "a name that labels refuse": ((*MINIMAL, "--set", "nameOverride=a b"), "nameOverride"),
     "a namespace that is none": ((*MINIMAL, "--set", "namespaceOverride=Foo"), "namespaceOverride"),
     "an account that is none": ((*MINIMAL, "--set", "serviceAccount.name=Foo"), "serviceAccount"),
     "a registry with a slash at its end": ((*MINIMAL, "--set", "image.registry=reg.example/"), "image"),
