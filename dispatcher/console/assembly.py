@@ -129,7 +129,7 @@ async def missing_entries(
     """Returns why the store may lack entries, in words for tenants; None if it is complete.
 
     Args:
-        worker: the one of this process, which knows of a problem first; None if others fill the store.
+        worker: the one of this process, which notices a problem first; None if others fill the store.
     """
     if worker is not None and not all(check.ok for check in worker.checks):
         return _NOT_WRITTEN

@@ -1,4 +1,4 @@
-"""Pages and API say that the history is incomplete, whoever fills its store, and reveal nothing of the operator's."""
+"""Pages and API say that the history is incomplete, in each form of deployment, and reveal nothing of the operator's."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

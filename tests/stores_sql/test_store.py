@@ -84,7 +84,7 @@ async def test_the_time_of_a_change_is_known_unless_the_row_is_damaged(
     assert found is not None
     assert found.changed_at == made.updated_at.timestamp()
     if database.is_postgresql:
-        return  # it refuses texts that are no time
+        return  # it refuses texts that name no time
     for damaged in ("yesterday", "", "9999-12-31 23:59:59-23:00"):
         async with database.write() as connection:
             await connection.execute(text("UPDATE webhooks SET updated_at = :at, changed = changed"), {"at": damaged})

@@ -44,7 +44,7 @@ class DeliveredEvents:
         self._history = history
         self._jobs = jobs
         self._sent_at: OrderedDict[Origin, float] = OrderedDict()
-        """When this process sent events again, of the latest ones: the history learns of it seconds later."""
+        """When this process sent events again, of the latest ones: the history has them seconds later."""
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
 
     async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:

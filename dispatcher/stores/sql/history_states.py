@@ -59,7 +59,7 @@ class StateReport:
     """Latest delivery."""
     attempted_at: float | None = None
     failures: int = 0
-    """Failed attempts since the latest delivery, of the last day: at least so many."""
+    """Failed attempts since the latest delivery, of the last day: at least this number."""
     failure_reason: str = ""
     """Of the latest failed attempt, as in the history: `http_5xx`, `timeout`, …"""
     failure_status: int | None = None
@@ -242,7 +242,7 @@ def _judged(
     is_changed = False
     if facts is not None:
         is_changed = bool(revision) and revision != facts.revision
-        if is_changed:  # not `now`: dispatchers know of it at once, and may have failed many times since
+        if is_changed:  # not `now`: dispatchers use it at once, and may have failed many times since
             changed_at = max(changed_at, min(int(facts.changed_at * 1000), now_ms))
         revision, is_paused = facts.revision, facts.is_paused
     before = FleetState(row["state"])

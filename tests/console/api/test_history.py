@@ -163,7 +163,7 @@ async def test_a_time_that_ends_before_it_begins_is_refused(console: Console, lu
         assert "until must be later than since" in answer.text
 
 
-async def test_an_incomplete_history_is_no_reason_to_think_that_nothing_happened(
+async def test_an_incomplete_history_does_not_say_that_nothing_happened(
     console: Console, history: FilledHistory, luma: StoredWebhook
 ) -> None:
     history.lookup._problem = lambda: asyncio.sleep(0, "the history is not being written right now")

@@ -135,7 +135,7 @@ def test_the_recent_trouble_is_the_latest_failure_with_its_count() -> None:
     assert attempts.failing(LUMA, 0.0) is None
 
 
-def test_attempts_that_began_before_a_change_of_the_webhook_are_no_trouble_of_today() -> None:
+def test_attempts_that_began_before_a_change_of_the_webhook_do_not_count() -> None:
     """They went to the former address, perhaps; one that took long did, although it ended after the change."""
     slow = attempt("retry_soon", at=NOW + 9, elapsed_ms=10_000)
     attempts = memory(attempt(at=NOW - 70), *[attempt("retry_soon", at=NOW - 60)] * 9, slow)
@@ -145,7 +145,7 @@ def test_attempts_that_began_before_a_change_of_the_webhook_are_no_trouble_of_to
     attempts.add(later)
     assert attempts.failing(LUMA, NOW) == Failing(later, alike=1, failed=1, seen=1)
     attempts.add(slow)
-    assert attempts.failing(LUMA, NOW) is None, "the latest says nothing, and is no example"
+    assert attempts.failing(LUMA, NOW) is None, "the latest says nothing, and is not an example"
 
 
 def test_failures_are_alike_if_reason_and_status_are() -> None:

@@ -165,7 +165,7 @@ async def test_more_than_a_job_sends_is_refused_and_named(world: World, monkeypa
 
 
 async def test_an_order_that_is_given_twice_sends_nothing_twice(world: World) -> None:
-    """Going back and pressing once more, or a client's repeat after a time-out; another check begins anew."""
+    """Going back and pressing once more, or a client's repeat after a time-out; after another check they are sent."""
     origins = [await world.delivered(LUMA, number) for number in range(4)]
     checked = replace(ALL, checked_at=time.time())
     some = ResendQuery(event_ids=("msg_1",), checked_at=checked.checked_at)
