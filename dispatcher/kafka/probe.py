@@ -303,12 +303,13 @@ def _add_foreign(found: Findings, need: GroupNeed, members: Sequence[tuple[str, 
 def _foreign(members: Iterable[tuple[Any, ...]], client_id: str) -> list[tuple[str, str, str]]:
     """Returns id, client id and host of a classic group's members that aren't dispatchers.
 
-    Older versions do not mark themselves: during a rolling upgrade, they are recognised by their client id.
+    Older versions do not mark themselves: during a rolling upgrade, they are recognised by their client id. Of a member
+    that the broker doesn't describe, as the embedded one, nothing is known.
     """
     return [
         (member, client, host)
         for member, client, host, subscription, _ in members
-        if client != client_id and not is_marked(subscription)
+        if client != client_id and not is_marked(subscription) and (client or subscription)
     ]
 
 

@@ -1,13 +1,16 @@
 """Tests that the demo's broker does what the demo needs, and has the faults that its module lists."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import UnknownError
 
+from dispatcher.config.settings import Settings
 from dispatcher.demo.broker import EmbeddedBroker
+from dispatcher.kafka.check import check_kafka
 from tests.kafka import topics
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
@@ -36,6 +39,22 @@ async def test_a_group_goes_on_where_it_left_off(broker: EmbeddedBroker) -> None
         found = await admin.list_consumer_group_offsets("group", partitions=[partition])
 
     assert found[partition].metadata == ""
+
+
+async def test_a_member_that_is_not_described_is_not_called_foreign(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """The broker names no client, host or subscription: the dispatcher's own members were called foreign."""
+    await topics.create_topic(broker.bootstrap_servers, "watched")
+    settings = Settings.model_validate(
+        {
+            "apiVersion": "dispatcher/v1",
+            "kafka": {"bootstrap_servers": broker.bootstrap_servers, "topic": "watched", "group_id": "group"},
+            "webhooks": {"path": tmp_path},
+        }
+    )
+    async with _member(broker, "watched") as member:
+        await _values(member)
+        report = await check_kafka(settings)
+    assert "also reads in group" not in " ".join(report.problems)
 
 
 async def test_topics_are_created_as_requested(broker: EmbeddedBroker) -> None:
@@ -77,9 +96,9 @@ async def test_nothing_is_left_when_it_stops() -> None:
         _ = broker.bootstrap_servers
 
 
-def _member(broker: EmbeddedBroker) -> AIOKafkaConsumer:
+def _member(broker: EmbeddedBroker, topic: str = "orders") -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        "orders",
+        topic,
         bootstrap_servers=broker.bootstrap_servers,
         group_id="group",
         enable_auto_commit=False,
