@@ -87,6 +87,10 @@ def _marked(config: WebhookConfig) -> Iterator[tuple[str, str]]:
 
 def settings_warnings(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yields what usable settings probably don't mean, each with its dotted key: mostly a unit that was forgotten."""
+    security = settings.kafka.security
+    if security.unused:
+        how = " with ".join(one for one in (security.protocol, security.mechanism) if one)
+        yield "kafka.security", f"{', '.join(security.unused)} not used: protocol {how} doesn't need it"
     age, longest = settings.retry.max_age, max(settings.retry.tiers)
     if age < longest:
         message = f"{format_duration(age)} is shorter than the longest tier, {format_duration(longest)}"

@@ -314,6 +314,15 @@ OVERVIEW = Dashboard(
                     (f"time() - max(dispatcher_history_newest_entry_timestamp_seconds{{{PODS}}} > 0)", "age"),
                 ),
                 graph(
+                    "Webhooks that changed their state",
+                    "What the history worker saw within five minutes, by the new state.",
+                    "short",
+                    (
+                        f"sum by (state) (increase(dispatcher_webhook_state_changes_total{{{PODS}}}[5m])) > 0",
+                        "became {{state}}",
+                    ),
+                ),
+                graph(
                     "Repeated and passed over",
                     "Repeated: begun again, as the store or a topic was away. Passed over: finished before a restart.",
                     "eps",
@@ -355,14 +364,10 @@ OVERVIEW = Dashboard(
                 graph(
                     "Tenants in trouble",
                     "unstable is slowed, disabled and suspended get nothing until an operator acts. Failing: nothing "
-                    "arrives, by the last failure's reason. Became: changes that the history worker saw.",
+                    "arrives, by the last failure's reason.",
                     "short",
                     (f"max by (state) (dispatcher_tenants_in_state{{{PODS}}})", "{{state}}"),
                     (f"max by (reason) (dispatcher_tenants_failing{{{PODS}}}) > 0", "failing: {{reason}}"),
-                    (
-                        f"sum by (state) (increase(dispatcher_webhook_state_changes_total{{{PODS}}}[5m])) > 0",
-                        "became {{state}} within 5 min",
-                    ),
                 ),
                 graph(
                     "Tokens and store",

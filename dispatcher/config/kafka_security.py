@@ -127,19 +127,20 @@ class KafkaSecurity(SettingsGroup):
         return self
 
     @model_validator(mode="after")
-    def _nothing_that_would_be_ignored(self) -> Self:
-        """Refuses credentials and certificates that would have no effect: their author does not expect plaintext."""
-        given = {name for name in type(self).model_fields if name != "protocol" and getattr(self, name) is not None}
-        if not self.protocol.endswith("SSL") and (ignored := given & {"ca", "certificate", "key"}):
-            secured = "SASL_SSL" if self.protocol.startswith("SASL") else "SSL"
-            raise ValueError(f"protocol {self.protocol} doesn't use {_listed(ignored)}: write protocol: {secured}")
-        if not self.protocol.startswith("SASL") and (ignored := given & {"mechanism", "username", "password", "oauth"}):
-            raise ValueError(f"protocol {self.protocol} doesn't use {_listed(ignored)}: write protocol: SASL_SSL")
-        unused = {"username", "password"} if self.mechanism == "OAUTHBEARER" else {"oauth"}
-        if ignored := given & unused:
-            raise ValueError(f"mechanism {self.mechanism} doesn't use {_listed(ignored)}: leave it out")
+    def _no_plaintext_by_omission(self) -> Self:
+        if self.unused and "protocol" not in self.model_fields_set:
+            secured = "SSL" if {"ca", "certificate", "key"}.issuperset(self.unused) else "SASL_SSL"
+            names = ", ".join(self.unused)
+            raise ValueError(f"without protocol, nothing is encrypted and {names} not used: write protocol: {secured}")
         return self
 
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(name for name in KafkaSecurity.model_fields if name in names)
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of the settings given here that protocol and mechanism don't use."""
+        used = {"protocol"}
+        if self.protocol.endswith("SSL"):
+            used |= {"ca", "certificate", "key"}
+        if self.protocol.startswith("SASL"):
+            used |= {"mechanism"} | ({"oauth"} if self.mechanism == "OAUTHBEARER" else {"username", "password"})
+        given = (name for name in type(self).model_fields if getattr(self, name) is not None)
+        return tuple(name for name in given if name not in used)

@@ -34,7 +34,7 @@ def checked_listen_host(host: str) -> str:
     Raises:
         ValueError: it can't be one; the message says what to write.
     """
-    is_address = ":" in host or not host.strip("0123456789.")
+    is_address = ":" in host or (host != "" and not host.strip("0123456789."))
     if not can_be_host(host) or (is_address and _address(host) is None):
         raise ValueError("must be an IP address or a host name, without brackets or a port")
     return host

@@ -81,7 +81,7 @@ def is_open_console(settings: ConsoleSettings) -> bool:
     """
     if settings.tokens or settings.oidc is not None:
         return False
-    host = "all addresses" if settings.host is None else settings.host.strip("[]")
+    host = "all addresses" if settings.host is None else settings.host
     try:
         is_loopback = host == "localhost" or ip_address(host).is_loopback
     except ValueError:

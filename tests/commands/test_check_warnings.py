@@ -146,3 +146,12 @@ def test_a_byte_order_mark_in_a_key_is_warned_of(tmp_path: Path, form: str) -> N
     ((key, text),) = warnings_of(signed(tmp_path, b"\xef\xbb\xbf" + b"k" * 32, form))
     assert key == "auth.sign.key"
     assert text == "begins with a byte order mark, which is signed with, too; save the key without it"
+
+
+async def test_kafka_credentials_that_the_protocol_does_not_use_are_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    security = {"protocol": "SASL_PLAINTEXT", "mechanism": "PLAIN", "username": "u", "password": {"env": "PASSWORD"}}
+    config = write_settings(tmp_path, kafka={"security": security | {"ca": "ca.pem"}})
+    ran = await called("check", "-c", config, env={"PASSWORD": "p"})
+    assert ran.status == 0, ran.err
+    assert "warning: kafka.security: ca not used: protocol SASL_PLAINTEXT with PLAIN doesn't need it" in ran.out

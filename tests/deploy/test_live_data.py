@@ -31,6 +31,7 @@ EMPTY = {
     "Two versions": "there are two only during a rollout",
     "Problems with Kafka": "there are none here",
     "History behind": "no history worker runs here",
+    "Webhooks that changed their state": "no history worker runs here",
 }
 """Panels and annotations that are rightly empty here, by title."""
 

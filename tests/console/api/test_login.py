@@ -272,7 +272,7 @@ async def test_it_does_not_start_without_sign_in_on_a_reachable_address(start: S
     assert access.is_open_console(console_settings(host=host, tokens=True)) is False
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "localhost", "127.1.2.3"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
 def test_the_loopback_has_many_names(host: str, empty_url: object) -> None:
     assert access.is_open_console(console_settings(host=host, tokens=False)) is True
 

@@ -339,7 +339,7 @@ async def test_an_unavailable_database_is_shown_as_a_page(
             patched.setattr("dispatcher.stores.sql.repository.WebhookRepository.search", away)
             assert await shown.go("/") == 503
         text = await shown.page.inner_text("body")
-        assert "Nothing is lost" in text
+        assert "Deliveries go on with the webhooks that the dispatchers know" in text
         assert "postgres" not in text
         assert await shown.violations() == []
 

@@ -231,7 +231,7 @@ async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
     settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory of the console is bounded for all tenants together; the topic has every dead event."""
-    since = time.time()
+    since = int(time.time() * 1000) / 1000  # as exact as the time in a record
     bounces = [await grave.dead_letter(campaign="spring") for _ in range(5)]
     error = await grave.dead_letter(status="error")
     await grave.dead_letter(OTHER)
@@ -392,7 +392,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
         await kept(log, 1)
         job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
         assert (job.state, job.sent) == ("failed", 0)
-        assert settings.kafka.topic in job.problem
+        assert job.problem == "Kafka does not take records right now"
         assert log.count(LUMA, 0.0) == 1
 
 
