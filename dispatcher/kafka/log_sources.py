@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class LogSources:
-    """Watches where one consumer reads its partitions from. Create it before the consumer's first fetch."""
+    """Watches the leader and the connection of each partition that one consumer reads.
+
+    Create it before the consumer's first fetch.
+    """
 
     def __init__(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         self._consumer = consumer

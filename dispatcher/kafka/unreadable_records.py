@@ -111,15 +111,15 @@ class RecordsWithBytes:
 class _BatchHeader:
     """The start of a batch, decoded."""
 
-    __slots__ = ("end", "is_compressed", "next_offset")
+    __slots__ = ("end", "is_compressed", "magic", "next_offset")
 
     def __init__(self, content: Any, position: int) -> None:
         if len(content) - position < _BATCH_HEADER.size:  # of the oldest formats, without key and value
             content, position = bytes(content[position:]).ljust(_BATCH_HEADER.size, b"\0"), 0
-        base, length, _, magic, _, attributes, delta = _BATCH_HEADER.unpack_from(content, position)
+        base, length, _, self.magic, _, attributes, delta = _BATCH_HEADER.unpack_from(content, position)
         self.end = position + 12 + int(length)
         """Where the content goes on."""
-        if magic < 2:
+        if self.magic < 2:
             attributes, delta = content[position + 17], 0
         self.is_compressed = bool(attributes & _CODEC)
         self.next_offset = int(base + 1 + delta)
@@ -158,12 +158,12 @@ class TolerantRecords:
     def next_batch(self) -> Any:
         """Returns the next batch. Call it only after `has_next` returned True."""
         start, end = self._position, self._end()
-        magic = _LEGACY_HEADER.unpack_from(self._content, start)[3]
-        OPEN_BATCHES.before_batch(is_compressed=_BatchHeader(self._content, start).is_compressed)
-        self.batch_end = self._next_offset()
+        header = _BatchHeader(self._content, start)
+        OPEN_BATCHES.before_batch(is_compressed=header.is_compressed)
+        self.batch_end = header.next_offset
         self._position = len(self._content) if end is None else end
         batch = self._content[start:end]
-        return TolerantBatch(batch) if magic >= 2 else LegacyRecordBatch(batch, magic)
+        return TolerantBatch(batch) if header.magic >= 2 else LegacyRecordBatch(batch, header.magic)
 
     def _end(self) -> int | None:
         if len(self._content) - self._position < _BATCH_HEADER.size:

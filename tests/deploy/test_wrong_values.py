@@ -178,10 +178,10 @@ REFUSED = {
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("what", sorted(REFUSED))
 def test_wrong_values_are_refused(helm: str, what: str) -> None:
-    options, told = REFUSED[what]
+    options, message = REFUSED[what]
     done = run(tool(helm), "template", "r", CHART, *options)
     assert done.returncode != 0, f"{what} went through"
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 # Overrides that the chart doesn't see

@@ -11,7 +11,7 @@ from tests.notifications.receivers import Certificates
 from tests.notifications.scene import LUMA, settings_for
 from tests.notifications.test_notifications import until
 
-OTHER, NOBODY = TenantKey("other@AdobeOrg", "prod"), TenantKey("nobody@AdobeOrg", "prod")
+OTHER, UNKNOWN = TenantKey("other@AdobeOrg", "prod"), TenantKey("unknown@AdobeOrg", "prod")
 
 
 async def test_a_webhook_with_a_mistake_is_not_a_deleted_one(tmp_path: Path, issued: Certificates) -> None:
@@ -22,11 +22,11 @@ async def test_a_webhook_with_a_mistake_is_not_a_deleted_one(tmp_path: Path, iss
         text = f"{{name: x, org: {tenant.org!r}, sandbox: {tenant.sandbox}, url: {url!r}}}"
         (directory / f"{tenant.org}.yaml").write_text(f"apiVersion: dispatcher/v1\nwebhooks: [{text}]\n")
     known = KnownWebhooks(settings.webhooks, Rules(lambda _: [], webhook_secret_scope(settings)))
-    assert known.is_held(NOBODY), "nothing has been read yet"
+    assert known.is_held(UNKNOWN), "nothing has been read yet"
     running = asyncio.create_task(known.run())
     await until(lambda: known.all() is not None)
     assert [one.tenant for one in known.all() or ()] == [OTHER]
     assert known.is_held(LUMA)
-    assert not known.is_held(NOBODY)
+    assert not known.is_held(UNKNOWN)
     running.cancel()
     await asyncio.wait([running])

@@ -13,8 +13,6 @@ import pytest
 from aiokafka import TopicPartition, codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
-from aiokafka.record import memory_records
-from aiokafka.record.default_records import _DefaultRecordBatchPy
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka import connection, open_batches, unreadable_records  # noqa: F401  (`connection` patches aiokafka)
@@ -39,15 +37,6 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     OPEN_BATCHES.most_bytes, OPEN_BATCHES.largest = 2 * SIZE + 20_000, 4 * SIZE
     yield
     OPEN_BATCHES.most_bytes, OPEN_BATCHES.largest = before
-
-
-@pytest.fixture(params=["compiled", "python"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind = str(request.param)
-    if kind == "python":
-        monkeypatch.setattr(memory_records, "DefaultRecordBatch", _DefaultRecordBatchPy)
-        monkeypatch.setattr(unreadable_records, "MemoryRecords", memory_records._MemoryRecordsPy)
-    return kind
 
 
 def content(

@@ -10,8 +10,6 @@ from aiokafka import TopicPartition, errors
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.record import memory_records
-from aiokafka.record.default_records import _DefaultRecordBatchPy
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka import connection, unreadable_records  # noqa: F401  (aiokafka is patched by `connection`)
@@ -19,15 +17,6 @@ from dispatcher.kafka.problems import KafkaProblems
 from tests.kafka.raw_batches import AS_READ, NOT_UTF8, batch
 
 TP = TopicPartition("events", 0)
-
-
-@pytest.fixture(params=["compiled", "python"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind = str(request.param)
-    if kind == "python":
-        monkeypatch.setattr(memory_records, "DefaultRecordBatch", _DefaultRecordBatchPy)
-        monkeypatch.setattr(unreadable_records, "MemoryRecords", memory_records._MemoryRecordsPy)
-    return kind
 
 
 def _records(content: bytes, fetch_offset: int = 0, aborted: list[tuple[int, int]] | None = None) -> Iterator[Any]:
