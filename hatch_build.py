@@ -22,16 +22,19 @@ except ImportError:  # run as a script, to compile without building a wheel
 SWITCH = "DISPATCHER_COMPILE"
 GROUP = "dispatcher_compiled"
 MODULES = (
-    "contract/event_reader", "contract/events", "contract/feedback", "contract/outcomes", "contract/record_text",
-    "contract/records",
+    "config/webhook_revision",
+    "contract/event_reader", "contract/events", "contract/feedback", "contract/outcomes", "contract/recipient",
+    "contract/record_text", "contract/records",
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
     "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline", "flow/undelivered",
     "kafka/committing", "kafka/consumer", "kafka/feeding", "kafka/offset_tracker", "kafka/partition",
     "kafka/processing",
-    "telemetry/fast_metrics",
-    "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request_head",
+    "stores/cache",
+    "telemetry/fast_metrics", "telemetry/tenant_metrics",
+    "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request",
+    "transport/request_head",
 )  # fmt: skip
 """Modules that run for every event. Those with msgspec structs or pydantic models stay interpreted: mypyc can't
 compile classes with a metaclass."""

@@ -44,7 +44,8 @@ from dispatcher.config.settings import (
     RetrySettings,
     WebhookSettings,
 )
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.history import encode_records
@@ -67,9 +68,11 @@ from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.logs import configure_logging
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 from dispatcher.transport import open_transport
 from dispatcher.transport.dial import Dialled
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request
 
 TOPIC = "delivery-events"
 BATCH = 100
@@ -235,7 +238,7 @@ class Services:
     def pipeline(self, deliverer: Deliverer) -> Pipeline:
         unused: Any = None
         nothing_parked: Any = SimpleNamespace(topics=())
-        tenants = metrics.TenantMetrics(MetricsSettings())
+        tenants = TenantMetrics(MetricsSettings())
         tenants.configure([self.webhook.tenant])
         return Pipeline(
             webhooks=self.cache,

@@ -12,7 +12,8 @@ import uvloop
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.transport import open_transport
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request
 
 
 async def measure(url: str, ca: str, count: int) -> float:

@@ -17,7 +17,8 @@ from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings, WebhookSettings
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import MESSAGE_STATUSES, Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import MESSAGE_STATUSES, WebhookConfig
 from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.errors import ConfigError
 from dispatcher.stores.webhook_file import Rules

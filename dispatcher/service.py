@@ -19,7 +19,7 @@ import structlog
 from dispatcher.checks import settings_warnings, store_warnings, webhook_rules, webhook_warnings
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings, TracingSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.records import ProcessRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
@@ -56,6 +56,7 @@ from dispatcher.stores.cache import WebhookCache
 from dispatcher.tasks import stop_on_signals, unless
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 from dispatcher.transport import Transport, open_transport
 from dispatcher.transport.egress import egress_problems
 from dispatcher.transport.tls import bundle_problems
@@ -183,7 +184,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._policy = RetryPolicy.of(settings.retry)
-        self._tenants = metrics.TenantMetrics(settings.metrics)
+        self._tenants = TenantMetrics(settings.metrics)
         kafka = settings.kafka
         self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
         OPEN_BATCHES.set_limits(kafka.max_unfinished_bytes)

@@ -23,8 +23,9 @@ from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.stores import WebhookSource
 from dispatcher.stores.webhook_file import MAX_PROBLEMS
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 from dispatcher.transport.certificate_expiry import certificate_expiries
-from dispatcher.transport.request import Endpoint
+from dispatcher.transport.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class ServiceStatus:
         self,
         source: WebhookSource,
         lanes: LaneScheduler,
-        tenants: metrics.TenantMetrics,
+        tenants: TenantMetrics,
         read_ahead: Sequence[ReadAheadLimit],
         kafka_problems: KafkaProblems,
         topic_watch: TopicWatch,

@@ -23,7 +23,7 @@ from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.contract.values import HttpHeaders
-from dispatcher.transport.request import Endpoint
+from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request_head import HeaderBlock
 
 

@@ -64,7 +64,7 @@ def erase(
 
 
 async def _erase(settings: Settings, recipient: str | None, hashed: str | None) -> int:
-    from dispatcher.contract.history import recipient_hashes
+    from dispatcher.contract.recipient import recipient_hashes
     from dispatcher.history.worker import history_database
     from dispatcher.stores.sql.history_store import HistoryStore
 

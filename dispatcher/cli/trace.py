@@ -12,7 +12,8 @@ import typer
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
-from dispatcher.contract.history import HistoryEntry, recipient_hashes
+from dispatcher.contract.history import HistoryEntry
+from dispatcher.contract.recipient import recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.history.timeline import details, title, utc_text

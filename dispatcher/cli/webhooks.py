@@ -14,7 +14,7 @@ import typer
 from dispatcher.checks import webhook_check, webhook_rules
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import checked_webhooks
 from dispatcher.stores.webhook_files import read_directory

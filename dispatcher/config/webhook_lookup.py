@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 
 CheckWebhook = Callable[[WebhookConfig], list[tuple[str, str]]]

@@ -4,15 +4,11 @@ Each error message says what the tenant has to change. The egress guard (`transp
 address of the URL may be connected to.
 """
 
-import hashlib
 import re
-import time
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Final, Literal, Self
 
-import orjson
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -249,34 +245,6 @@ def _secrets_in(model: BaseModel) -> list[Secret]:
             elif isinstance(item, BaseModel):
                 found += _secrets_in(item)
     return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Webhook:
-    """A webhook in a store. It is compared by identity; a store creates a new one only when something changed.
-
-    Where only the source has changed, the new one shares the configuration of the old one.
-    """
-
-    config: WebhookConfig
-    source: str
-    """Origin of the configuration: `file:line`, or the id of a row."""
-    revision: str
-    """Hash that changes with the configuration or one of its secrets, and reveals neither."""
-    changed_at: float = field(default_factory=time.time)
-    """When the store changed it last; when it was read, if the store doesn't know. Unix seconds."""
-    tenant: TenantKey = field(init=False)
-    """Tenant of the configuration."""
-
-    @classmethod
-    def of(cls, config: WebhookConfig, source: str) -> Self:
-        digest = hashlib.blake2b(orjson.dumps(config.model_dump(mode="json")), digest_size=8)
-        for secret in config.secrets():
-            digest.update(secret.fingerprint().encode())
-        return cls(config, source, digest.hexdigest())
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tenant", self.config.tenant)
 
 
 class WebhookFile(ConfidentialGroup):

@@ -10,7 +10,7 @@ from typing import Final
 
 from dispatcher.checks import webhook_check
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.console.formatting import span
 from dispatcher.console.services import Services
 from dispatcher.console.sources.attempts import AttemptReader

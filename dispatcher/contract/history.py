@@ -4,8 +4,6 @@
 be added in the same version, so readers ignore fields that they don't know. Nothing here holds a payload or an address.
 """
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final
@@ -13,7 +11,6 @@ from zlib import crc32
 
 import msgspec
 
-from dispatcher.contract.search_text import readings
 from dispatcher.errors import UnreadableEvent
 
 VERSION: Final = 1
@@ -128,9 +125,6 @@ class EventIds(msgspec.Struct, gc=False):
     """Hashed."""
 
 
-_NUMBER: Final = re.compile(r"\+?[0-9(][0-9\s()./-]{4,}")
-"""A telephone number, in any usual way of writing."""
-_DIGITS: Final = re.compile(r"[0-9]+")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(HistoryRecord)
 
@@ -138,57 +132,6 @@ _decoder = msgspec.json.Decoder(HistoryRecord)
 def bucket_of(org: str | None, sandbox: str | None) -> int:
     """Returns the tenant's bucket: CRC-32 of `org/sandbox` modulo 256. Its decimal text is the record's key."""
     return crc32(f"{org or ''}/{sandbox or ''}".encode(errors="replace")) % BUCKETS
-
-
-class RecipientHasher:
-    """Hashes recipients' addresses under one key. BLAKE2b is keyed and four times as fast as an HMAC of SHA-256."""
-
-    def __init__(self, key: bytes) -> None:
-        self._keyed = hashlib.blake2b(key=hashlib.sha512(key).digest(), digest_size=16)
-
-    def hash(self, address: str) -> str:
-        """Returns the hash under which a recipient's entries are found; how the address is written doesn't matter."""
-        return self._digest(normalised_address(address))
-
-    def hash_of(self, address: str) -> str:
-        """Returns the hash of the address as it is written, without regard to case and surrounding blanks."""
-        return self._digest(address.strip().casefold())
-
-    def _digest(self, text: str) -> str:
-        keyed = self._keyed.copy()
-        keyed.update(text.encode(errors="replace"))
-        return keyed.hexdigest()
-
-
-def normalised_address(address: str) -> str:
-    """Returns the form of an address that is hashed: case-folded, a telephone number as digits and leading `+`."""
-    text = address.strip().casefold()
-    if "@" in text or _NUMBER.fullmatch(text) is None:
-        return text
-    is_international = text.startswith(("+", "00"))
-    digits = "".join(_DIGITS.findall(text.replace("(0)", "") if is_international else text))
-    return "+" + digits.removeprefix("00") if is_international else digits
-
-
-def recipient_hash(key: bytes, address: str) -> str:
-    """Returns what `RecipientHasher.hash` returns, for a single address."""
-    return RecipientHasher(key).hash(address)
-
-
-def recipient_hashes(key: bytes, address: str) -> tuple[str, ...]:
-    """Returns the hashes under which a recipient's entries may be stored, the present one first.
-
-    The address may be written as people paste it, and a number with or without its `+`, whichever the events have.
-    Older versions hashed a telephone number as the event has it, with its blanks.
-    """
-    hasher = RecipientHasher(key)
-    hashes = []
-    for text in dict.fromkeys((address, *reversed(readings(address)))):
-        number = normalised_address(text)
-        hashes += [hasher.hash(text), hasher.hash_of(text)]
-        if number.removeprefix("+").isdecimal():
-            hashes.append(hasher.hash(number[1:] if number.startswith("+") else f"+{number}"))
-    return tuple(dict.fromkeys(hashes))
 
 
 def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:

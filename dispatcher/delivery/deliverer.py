@@ -14,7 +14,7 @@ from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.settings import DeliverySettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.contract.values import HttpHeader
@@ -34,7 +34,8 @@ from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
 from dispatcher.errors import Draining, TokenUnavailable
 from dispatcher.telemetry import metrics
-from dispatcher.transport.request import Endpoint, Exchange, Request, Transport
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Exchange, Request, Transport
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class PreparedWebhook:
     webhook: Webhook
     endpoint: Endpoint
     authenticator: Authenticator
+    needs_token: bool
     signer: Signer | None
     timeout_s: float
     connect_timeout_s: float
@@ -61,10 +63,12 @@ class PreparedWebhook:
     def of(cls, webhook: Webhook, tokens: TokenEndpoint, settings: DeliverySettings) -> Self:
         config = webhook.config
         timeout_s = config.timeout or settings.timeout
+        authenticator = Authenticator.of(config, tokens)
         return cls(
             webhook=webhook,
             endpoint=Endpoint.of(config),
-            authenticator=Authenticator.of(config, tokens),
+            authenticator=authenticator,
+            needs_token=not authenticator.is_none,
             signer=None if config.signing is None else Signer.of(config.signing),
             timeout_s=timeout_s,
             connect_timeout_s=min(config.connect_timeout or settings.connect_timeout, timeout_s),
@@ -143,14 +147,15 @@ class Deliverer:
     def acquire(self, pending: PendingDelivery) -> tuple[Lane, Permit | LaneRefusal | None]:
         """Returns the event's lane with a permit or a refusal, or with None if the event has to wait."""
         lane = self._lanes.lane(pending.tenant)
-        lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
+        lane.apply_webhook(pending.webhook.revision, pending.webhook.subscription.rate_limit)
         return lane, lane.try_acquire(pending.priority)
 
     def start_attempt(self, pending: PendingDelivery, on_result: Callable[[Attempt], None]) -> Exchange | None:
         """Makes the first attempt without waiting. Returns None, and sends nothing, if that is impossible."""
         destination = self.destination(pending.webhook)
-        authenticator, now, token = destination.authenticator, self._clock(), None
-        if not authenticator.is_none:
+        now, token = self._clock(), None
+        if destination.needs_token:
+            authenticator = destination.authenticator
             # After a 401 a fetched token may have to be renewed: `post` handles that.
             token = None if authenticator.is_fetched else authenticator.cached_header(now)
             if token is None:
@@ -292,11 +297,10 @@ class Deliverer:
     async def post(self, pending: PendingDelivery, number: int) -> Attempt:
         """Makes one attempt, repeated with a fresh token if a fetched one gets a 401. The caller owns the permit."""
         destination = self.destination(pending.webhook)
-        authenticator = destination.authenticator
-        if authenticator.is_none:
+        if not destination.needs_token:
             return await self._transport.post(self._request(pending, destination, number, self._clock(), None))
         attempt, sent = await self._post_with_token(pending, destination, number)
-        if attempt.status == 401 and sent is not None and authenticator.invalidate(sent, now=self._clock()):
+        if attempt.status == 401 and sent is not None and destination.authenticator.invalidate(sent, now=self._clock()):
             # A token that we fetched may have been revoked: one fresh one, at once, with the same permit.
             attempt, _ = await self._post_with_token(pending, destination, number)
         return attempt

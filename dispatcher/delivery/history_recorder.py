@@ -20,7 +20,6 @@ from dispatcher.contract.history import (
     EventIds,
     HistoryEntry,
     HistoryOutcome,
-    RecipientHasher,
     bucket_of,
 )
 from dispatcher.contract.outcomes import (
@@ -31,7 +30,7 @@ from dispatcher.contract.outcomes import (
     SkipReason,
     shown_to_tenants,
 )
-from dispatcher.contract.recipient import recipient_of
+from dispatcher.contract.recipient import RecipientHasher, recipient_of
 from dispatcher.contract.records import Origin
 from dispatcher.contract.redaction import in_text
 from dispatcher.contract.tenant import TenantKey

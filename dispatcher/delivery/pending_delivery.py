@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Final
 
 from dispatcher.auth.signatures import Signer
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.history import EventIds
 from dispatcher.contract.outcomes import Attempt, DeadReason, Delivered, ParkReason

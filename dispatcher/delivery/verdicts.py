@@ -134,6 +134,7 @@ def _judge_answer(status: int, wish: str) -> Judgement:
     return _SOON_THROTTLED if status in _THROTTLING else _SOON  # an invalid status is an answer that isn't HTTP
 
 
+_NO_HTTP: Final = FailureReason.PROTOCOL.value
 _STATUS_CLASSES: Final = {2: "http_2xx", 3: "http_3xx", 4: "http_4xx", 5: "http_5xx"}
 
 
@@ -142,4 +143,4 @@ def reason_of(attempt: Attempt) -> str:
     if attempt.failure is not None:
         return attempt.failure.value
     status = attempt.status or 0
-    return "http_429" if status == TOO_MANY else _STATUS_CLASSES.get(status // 100, FailureReason.PROTOCOL.value)
+    return "http_429" if status == TOO_MANY else _STATUS_CLASSES.get(status // 100, _NO_HTTP)

@@ -6,7 +6,7 @@ payload only: a webhook can be tested before it is enabled.
 
 from typing import Final
 
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Subscription, Webhook
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import ParkReason, SkipReason
@@ -21,9 +21,9 @@ def decide(event: DeliveryEvent, webhook: Webhook | None) -> tuple[Webhook, byte
     reason = eligibility(event, webhook)
     if reason is not None or webhook is None:
         return reason or SkipReason.NO_WEBHOOK
-    if webhook.config.paused:
+    if webhook.subscription.paused:
         return ParkReason.PAUSED
-    return webhook, encode_feedback(event, webhook.config.payload)
+    return webhook, encode_feedback(event, webhook.subscription.payload)
 
 
 def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:
@@ -32,38 +32,38 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
         return SkipReason.TEST_EXECUTION
     if webhook is None:
         return SkipReason.NO_WEBHOOK
-    config = webhook.config
-    if is_of_another_sandbox(event, config):
+    wanted = webhook.subscription
+    if is_of_another_sandbox(event, wanted):
         return SkipReason.NO_WEBHOOK
-    if not config.enabled:
+    if not wanted.enabled:
         return SkipReason.WEBHOOK_DISABLED
-    reason = skipped_by_lists(config, event.channel, event.status, event.execution.campaign_id)
+    reason = skipped_by_lists(wanted, event.channel, event.status, event.execution.campaign_id)
     if reason is not None:
         return reason
-    return SkipReason.CAMPAIGN if campaign_objection(event, config) is not None else None
+    return SkipReason.CAMPAIGN if campaign_objection(event, wanted) is not None else None
 
 
 def skipped_by_lists(
-    config: WebhookConfig, channel: str | None, status: str | None, campaign_id: str | None
+    wanted: Subscription, channel: str | None, status: str | None, campaign_id: str | None
 ) -> SkipReason | None:
     """Returns the list of the webhook that lacks an event's value, as the reason to skip it, or None.
 
     A value that is None is in every list.
     """
-    if channel is not None and channel not in config.channels:
+    if channel is not None and channel not in wanted.channels:
         return SkipReason.CHANNEL
-    if status is not None and status not in config.events:
+    if status is not None and status not in wanted.statuses:
         return SkipReason.STATUS
-    is_of_another = campaign_id is not None and config.campaigns != "all" and campaign_id not in config.campaigns
+    is_of_another = campaign_id is not None and wanted.campaigns is not None and campaign_id not in wanted.campaigns
     return SkipReason.CAMPAIGN if is_of_another else None
 
 
-def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
+def is_of_another_sandbox(event: DeliveryEvent, wanted: Subscription) -> bool:
     """Returns whether event and webhook both have a sandbox id, and these differ. Expects equal sandbox names."""
-    return config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
+    return wanted.sandbox_id is not None and event.sandbox_id is not None and wanted.sandbox_id != event.sandbox_id
 
 
-def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
+def campaign_objection(event: DeliveryEvent, wanted: Subscription) -> str | None:
     """Returns why the event's campaign is not wanted, in words, or None if it is wanted."""
     campaign, kind = event.execution.campaign_id, event.execution.campaign_type
     if not campaign:
@@ -72,8 +72,8 @@ def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | Non
         return f"the campaign is {kind}, not {API_TRIGGERED}"
     if event.webhooks_enabled is False:
         return "the campaign has feedback webhooks switched off"
-    if config.campaigns != "all" and campaign not in config.campaigns:
-        return f"campaign {campaign} is none of the {len(config.campaigns)} that are wanted"
+    if wanted.campaigns is not None and campaign not in wanted.campaigns:
+        return f"campaign {campaign} is none of the {len(wanted.campaigns)} that are wanted"
     return None
 
 

@@ -12,7 +12,8 @@ from typing import assert_never
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret, speaks_of_a_secret
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.outcomes import ParkReason, SkipReason
@@ -22,7 +23,8 @@ from dispatcher.delivery.pending_delivery import PendingDelivery, request_header
 from dispatcher.delivery.permits import Priority
 from dispatcher.errors import StoreUnavailable, UnreadableEvent, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.decision import campaign_objection, decide, is_of_another_sandbox, read_record
-from dispatcher.transport.request import USER_AGENT, Endpoint
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import USER_AGENT
 
 MASKED = "<secret>"
 MIN_HIDDEN = 6
@@ -216,7 +218,7 @@ def _answer(reason: SkipReason, event: DeliveryEvent, webhook: Webhook | None) -
         case SkipReason.NOT_FEEDBACK:
             return True, "it is message feedback"
         case SkipReason.NO_WEBHOOK:
-            other = is_of_another_sandbox(event, config)
+            other = is_of_another_sandbox(event, webhook.subscription)
             ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
             return not other, ids if other else "the tenant has a webhook"
         case SkipReason.WEBHOOK_DISABLED:
@@ -226,7 +228,7 @@ def _answer(reason: SkipReason, event: DeliveryEvent, webhook: Webhook | None) -
         case SkipReason.STATUS:
             return event.status in config.events, f"{event.status}; wanted: {', '.join(config.events)}"
         case SkipReason.CAMPAIGN:
-            objection = campaign_objection(event, config)
+            objection = campaign_objection(event, webhook.subscription)
             return objection is None, objection or f"campaign {event.execution.campaign_id} is wanted"
         case _:
             assert_never(reason)

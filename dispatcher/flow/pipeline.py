@@ -15,7 +15,7 @@ from typing import Final, assert_never
 import structlog
 
 from dispatcher.config.webhook_lookup import WebhookLookup
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.events import DeliveryEvent, OtherEvent
 from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.contract.outcomes import (
@@ -53,6 +53,7 @@ from dispatcher.flow.undelivered import (
 )
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 
 MAX_CHANGES: Final = 20
 """Times that a webhook may turn out to be outdated before its event is held: the store contradicts itself, or the cache
@@ -74,7 +75,7 @@ class Pipeline:
         max_body: int,
         max_record_bytes: int,
         brake: int,
-        tenants: metrics.TenantMetrics,
+        tenants: TenantMetrics,
         history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,

@@ -24,6 +24,7 @@ from dispatcher.errors import BrakeEngaged, RecordTooLarge, StillHeld
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,7 @@ class UndeliveredEvents:
         dead_letters: DeadLetterSink,
         policy: RetryPolicy,
         brake: int,
-        tenants: metrics.TenantMetrics,
+        tenants: TenantMetrics,
         history: HistoryRecorder | None,
         event_log: EventLog,
         held_topic: HeldSink | None,

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from dispatcher.config.webhook_lookup import ListWebhooks
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.history_states import StateChange, TenantStates, WebhookInUse

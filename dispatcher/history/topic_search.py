@@ -11,8 +11,8 @@ from typing import Final
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, decode_record, normalised_address
-from dispatcher.contract.recipient import recipient_of
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, decode_record
+from dispatcher.contract.recipient import normalised_address, recipient_of
 from dispatcher.contract.records import PREFIX, Record, RetryState, place_of, was_parked, without_retry_state
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import UnreadableEvent

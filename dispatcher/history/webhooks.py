@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import WebhookSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores import WebhookSource, open_source

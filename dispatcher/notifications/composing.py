@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dispatcher.config.notification_settings import NotificationSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.notifications.confirmation import Link, LinkSigner, Purpose

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.composing import AskLimits, Composer

@@ -13,7 +13,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.redaction import in_text
 from dispatcher.contract.redaction import recipient as masked
 from dispatcher.contract.tenant import TenantKey

@@ -9,7 +9,8 @@ from dispatcher.auth.signatures import Signer
 from dispatcher.config.notification_settings import OperationalWebhookSettings
 from dispatcher.delivery.verdicts import reason_of
 from dispatcher.notifications.mail import NotSent
-from dispatcher.transport.request import Endpoint, Request, Transport
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request, Transport
 
 TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 3.0

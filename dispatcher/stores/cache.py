@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhook_lookup import WebhookLookup
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.tasks import SingleFlight

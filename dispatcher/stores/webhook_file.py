@@ -16,7 +16,8 @@ from dispatcher.config.documents import Document, Loc, Mistake, key_of, nearest,
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.secrets import SecretSource
 from dispatcher.config.webhook_lookup import CheckWebhook
-from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig, WebhookFile
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
 from dispatcher.stores.claimed_tenants import ClaimedTenants, tenant_text_at, text_at

@@ -34,7 +34,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnusable
 from dispatcher.stores.background_read import BackgroundRead

@@ -1,26 +1,20 @@
-"""Defines every metric of the dispatcher. Every label value of a closed set exists from the start, at zero.
+"""Defines the metrics of the dispatcher. Every label value of a closed set exists from the start, at zero.
 
-Core series have no tenant labels: organisation, sandbox, URL and event id are never labels here. The three metrics with
-tenant labels are in `TenantMetrics` and `WorstTenants`; their number is capped, and they can be turned off.
+Organisation, sandbox, URL and event id are never labels here: `tenant_metrics` has the metrics with tenant labels.
 Base units: seconds, bytes, unix timestamps.
 """
 
-import heapq
 import platform
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
 from dispatcher import __version__
-from dispatcher.config.settings import MetricsSettings
 from dispatcher.contract.fleet_state import FleetState
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
-from dispatcher.contract.tenant import TenantKey
 from dispatcher.telemetry import fast_metrics
 from dispatcher.telemetry.build_form import FORM
 
@@ -271,131 +265,3 @@ def initialise() -> None:
     BUILD_INFO.labels(__version__, platform.python_version(), FORM).set(1)
     OPS_CERTIFICATE_OK.set(1)
     RELOAD_OK.set(1)  # until a file turns out to have a mistake; having no file isn't one
-
-
-_OTHER = ("_other", "_other")
-
-
-class TenantMetrics:
-    """Series with tenant labels, for configured tenants only and up to `metrics.max_tenant_series`.
-
-    Further tenants share the labels `_other`, so that sums by outcome stay right.
-    """
-
-    EVENTS = fast_metrics.Counter(
-        "dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"]
-    )
-    COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants that are counted under _other.")
-
-    def __init__(self, settings: MetricsSettings) -> None:
-        self._settings = settings
-        self._labels: dict[TenantKey, tuple[str, str]] = {}
-        self._counts: dict[tuple[tuple[str, str], str], fast_metrics.Count] = {}
-        """The series, by labels and outcome."""
-        self._is_on = settings.tenant_labels != "off"
-        self.worst = WorstTenants(settings)
-
-    def configure(self, tenants: Iterable[TenantKey]) -> None:
-        """Sets the configured tenants, and removes the series of all others."""
-        mode, cap = self._settings.tenant_labels, self._settings.max_tenant_series
-        if mode == "off":
-            return
-        configured = sorted(tenants)
-        wanted: dict[TenantKey, tuple[str, str]] = {}
-        taken = {self._labels[tenant] for tenant in configured if tenant in self._labels}
-        collapsed = 0
-        for tenant in configured:
-            own = (tenant.org, tenant.sandbox if mode == "org_sandbox" else "")
-            if own in taken or len(taken) < cap:
-                taken.add(own)
-                wanted[tenant] = own
-            else:
-                collapsed += 1
-        for org, sandbox in set(self._labels.values()) - set(wanted.values()):
-            self.EVENTS.remove(org, sandbox)
-        self._labels = wanted
-        self._counts.clear()
-        self.COLLAPSED.set(collapsed)
-
-    def count(self, tenant: TenantKey, outcome: str) -> None:
-        """Counts one event of a configured tenant by its outcome."""
-        if self._is_on:
-            key = self._labels.get(tenant, _OTHER), outcome
-            count = self._counts.get(key)
-            if count is None:
-                count = self._counts[key] = self.EVENTS.labels(*key[0], outcome)
-            count.inc()
-
-
-class WorstTenants:
-    """Series of the `metrics.worst_tenants` tenants with the oldest events or certificates; the rest are `_other`.
-
-    Only parked and dead events are reported to it. The gauges are set at each scrape.
-    """
-
-    OLDEST_PENDING = Gauge(
-        "dispatcher_tenant_oldest_pending_event_timestamp_seconds",
-        "First attempt of the oldest event that this process parked and that is not delivered; the longest waits only.",
-        ["org", "sandbox"],
-    )
-    CERTIFICATE = Gauge(
-        "dispatcher_tenant_certificate_expiry_timestamp_seconds",
-        "Expiry of the endpoint's certificate; those that expire first only.",
-        ["org", "sandbox"],
-    )
-
-    BELIEVED_S = 120.0
-    """Seconds past its due time after which a parked event counts as taken over by another process."""
-
-    def __init__(self, settings: MetricsSettings) -> None:
-        self._by_sandbox = settings.tenant_labels == "org_sandbox"
-        self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
-        self._waiting: dict[TenantKey, tuple[float, float]] = {}
-        """First attempt or parking of the oldest event, and the time when the entry expires."""
-        self._of_place: dict[tuple[str, int], list[TenantKey]] = {}
-        self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
-
-    def configure(self, places: Iterable[tuple[tuple[str, int], TenantKey]]) -> None:
-        """Sets which tenants use which servers, by host and port."""
-        found: defaultdict[tuple[str, int], list[TenantKey]] = defaultdict(list)
-        for place, tenant in places:
-            found[place].append(tenant)
-        self._of_place = dict(found)
-
-    def parked(self, tenant: TenantKey, first_seen: float, due_at: float) -> None:
-        """Records that an event of the tenant is parked until `due_at`, in unix seconds."""
-        oldest, until = self._waiting.get(tenant, (first_seen, 0.0))
-        if first_seen <= oldest or until < time.time():
-            self._waiting[tenant] = (first_seen, due_at + self.BELIEVED_S)
-
-    def ended(self, tenant: TenantKey, first_seen: float) -> None:
-        """Records that an event that was parked before has a final outcome."""
-        if self._waiting.get(tenant, (0.0, 0.0))[0] == first_seen:
-            del self._waiting[tenant]  # the next parked event replaces it
-
-    def observe(self, expiries: Mapping[tuple[str, int], float]) -> None:
-        """Sets the gauges of tenants and certificates. `expiries`: ends of certificates by host and port."""
-        now = time.time()
-        self._waiting = {tenant: one for tenant, one in self._waiting.items() if one[1] >= now}
-        self._show(self.OLDEST_PENDING, {tenant: first_seen for tenant, (first_seen, _) in self._waiting.items()})
-        known = {place: when for place, when in expiries.items() if place in self._of_place}
-        CERTIFICATE_EXPIRY.set(min(known.values(), default=0))
-        first = heapq.nsmallest(self._most, known.items(), key=lambda pair: pair[1])
-        self._show(self.CERTIFICATE, {tenant: when for place, when in first for tenant in self._of_place[place]})
-
-    def _show(self, gauge: Gauge, found: Mapping[TenantKey, float]) -> None:
-        if not self._most:
-            return
-        least: dict[tuple[str, str], float] = {}
-        for tenant, when in found.items():
-            labels = (tenant.org, tenant.sandbox if self._by_sandbox else "")
-            least[labels] = min(when, least.get(labels, when))
-        worst = dict(heapq.nsmallest(self._most, least.items(), key=lambda pair: pair[1]))
-        rest = [when for labels, when in least.items() if labels not in worst]
-        if rest:
-            worst[_OTHER] = min(rest)
-        for labels, when in worst.items():
-            gauge.labels(*labels).set(when)
-        for labels in self._shown[gauge] - worst.keys():
-            gauge.remove(*labels)
-        self._shown[gauge] = set(worst)

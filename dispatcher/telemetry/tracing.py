@@ -37,7 +37,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from dispatcher import __version__
 from dispatcher.config.settings import TracingSettings
 from dispatcher.config.webhook_lookup import WebhookLookup
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
 from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState, place_of
 from dispatcher.contract.tenant import TenantKey

@@ -4,8 +4,9 @@ from contextlib import AbstractAsyncContextManager
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.transport.egress import EgressGuard, egress_problems
+from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.http1 import Http1Transport
-from dispatcher.transport.request import Endpoint, Request, Transport
+from dispatcher.transport.request import Request, Transport
 
 __all__ = ["EgressGuard", "Endpoint", "Request", "Transport", "egress_problems", "open_transport"]
 

@@ -32,8 +32,9 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.failures import TransportError, clip, describe
-from dispatcher.transport.request import USER_AGENT, Endpoint, Request
+from dispatcher.transport.request import USER_AGENT, Request
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls_contexts import TlsContexts
 from dispatcher.transport.tls_sessions import TlsContext

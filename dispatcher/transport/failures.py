@@ -11,7 +11,7 @@ from typing import Final
 
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.errors import DispatcherError
-from dispatcher.transport.request import Endpoint
+from dispatcher.transport.endpoint import Endpoint
 
 MAX_DETAIL = 256
 """Characters of `Attempt.detail`, and so of what a remote peer can write into our logs."""

@@ -10,14 +10,16 @@ from typing import Final
 
 from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import unchained
-from dispatcher.transport.request import USER_AGENT, Endpoint
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import USER_AGENT
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _FRAMING: Final = frozenset(
     {"host", "connection", "content-type", "content-length", "content-encoding", "transfer-encoding", "te", "trailer"}
     | {"upgrade", "keep-alive", "expect", "user-agent", "proxy-connection", "proxy-authorization", "cookie"}
 )
-_VISIBLE: Final = bytes(range(0x20, 0x7F))
+_COUNTED: Final = bytes(byte if 0x20 <= byte < 0x7F else 0x0A for byte in range(256))
+"""Turns each byte that is not visible into a line feed, so that one count finds those that don't end a line."""
 _TARGET: Final = re.compile(r"/[\x21-\x7e]*")
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 
@@ -85,6 +87,6 @@ def _lines(headers: HttpHeaders) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("ascii")
     except UnicodeEncodeError:
         raise unchained(ValueError("a header value that can't be sent")) from None
-    if lines.translate(None, _VISIBLE) != b"\r\n" * len(headers):
+    if lines.translate(_COUNTED).count(b"\n") != 2 * len(headers):  # the line ends that are rendered here
         raise ValueError("a header value that can't be sent")
     return lines

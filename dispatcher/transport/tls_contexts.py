@@ -16,8 +16,8 @@ import structlog
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.tasks import SingleFlight
+from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.failures import TransportError, describe, local_failure
-from dispatcher.transport.request import Endpoint
 from dispatcher.transport.tls import MAX_BUNDLE_BYTES, new_context
 from dispatcher.transport.tls_sessions import TlsContext
 

@@ -3,7 +3,8 @@
 from dispatcher.auth.token_answers import MAX_ANSWER, TokenAnswer
 from dispatcher.contract.outcomes import FailureReason, shown_to_tenants
 from dispatcher.contract.values import HttpHeaders
-from dispatcher.transport.request import Endpoint, Request, Transport
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request, Transport
 
 CONNECT_TIMEOUT_S = 3.0
 _MOST_ENDPOINTS = 10_000

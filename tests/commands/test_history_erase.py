@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from dispatcher.cli import app
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, recipient_hash
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.recipient import recipient_hash
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of

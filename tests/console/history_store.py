@@ -10,7 +10,8 @@ from typing import Any
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, recipient_hash
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.recipient import recipient_hash
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of

@@ -22,7 +22,8 @@ from dispatcher.auth.jwt_signer import JwtSigner
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import SignedToken
-from dispatcher.config.webhooks import Signing, Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import Signing, WebhookConfig
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers

@@ -17,7 +17,8 @@ from aiohttp import web
 from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, bucket_of, decode_record, recipient_hash
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, bucket_of, decode_record
+from dispatcher.contract.recipient import recipient_hash
 from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch

@@ -7,7 +7,8 @@ from typing import Any
 
 from dispatcher.config.secrets import SecretSource
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.states import StateJudge

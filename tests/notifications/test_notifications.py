@@ -17,7 +17,8 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import DeliverySettings, EgressSettings
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.outcomes import CONFIGURATION_REASONS, ParkReason
 from dispatcher.contract.reason_texts import HELD_REMEDIES, WAITING

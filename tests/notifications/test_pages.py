@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.sample_world import LUMA_ORG

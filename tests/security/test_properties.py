@@ -22,7 +22,8 @@ from dispatcher.config.documents import parse_document
 from dispatcher.config.secrets import SecretSource
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_auth import JwtAuth
-from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig, WebhookFile
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.config.settings import WebhookSettings
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.stores import cache as cache_module

@@ -5,7 +5,8 @@ from types import FrameType
 
 import pytest
 
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
 from dispatcher.stores.sql.database import Database

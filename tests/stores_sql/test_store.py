@@ -14,7 +14,7 @@ from sqlalchemy import select, text, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import WebhookSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import WebhookCache

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import REGISTRY
 
 from dispatcher.config.settings import TracingSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import (
     Attempt,
     Dead,
@@ -31,7 +31,8 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining, StoreUnavailable
 from dispatcher.telemetry import tracing as module
 from dispatcher.telemetry.tracing import Tracing
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request
 from dispatcher.transport.traced import TracedTransport
 from tests.tracing.collector import Collector, attributes
 from tests.unit.examples import ARecord

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.console import masking
 from dispatcher.console.sources.redrive_jobs import CHECK_S
 from dispatcher.contract import redaction

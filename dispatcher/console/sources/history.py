@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from dispatcher.config.secrets import Secret
-from dispatcher.contract.history import recipient_hashes
+from dispatcher.contract.recipient import recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import (
     MAX_TENANTS,

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from dispatcher.auth.problems import published_keys_of
 from dispatcher.auth.public_keys import PublicJwk, jwks_document
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dispatcher.config.webhook_revision import Subscription
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.model import DeadEventModel
 from dispatcher.console.resend_model import SkippedCount
@@ -17,8 +18,9 @@ def count_skipped(config: WebhookConfig, events: Iterable[HistoryEntry | DeadEve
     Values that an event lacks are unknown and fail no rule.
     """
     reasons: Counter[SkipReason] = Counter()
+    wanted = Subscription.of(config)
     for one in events:
-        reason = skipped_by_lists(config, one.channel, one.message_status, one.campaign_id)
+        reason = skipped_by_lists(wanted, one.channel, one.message_status, one.campaign_id)
         if reason is not None:
             reasons[reason] += 1
     return tuple(SkippedCount(reason, number) for reason, number in reasons.most_common())

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from weakref import WeakValueDictionary
 
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import StepModel, TestResultModel
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
@@ -30,7 +31,8 @@ from dispatcher.flow.explain import masked, shown_headers
 from dispatcher.transport import open_transport
 from dispatcher.transport.addresses import AddressKind, place_of
 from dispatcher.transport.egress import literal
-from dispatcher.transport.request import Endpoint, Request, Transport
+from dispatcher.transport.endpoint import Endpoint
+from dispatcher.transport.request import Request, Transport
 from dispatcher.transport.token_client import TokenClient
 
 KEEP_BODY: Final = 2048

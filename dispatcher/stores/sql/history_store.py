@@ -302,7 +302,7 @@ class HistoryStore:
         """Deletes a person's entries, and refuses those that the topic still holds.
 
         Args:
-            recipient: the keyed hash, see `contract.history.recipient_hashes`.
+            recipient: the keyed hash, see `contract.recipient.recipient_hashes`.
 
         Returns:
             The number of deleted entries.

@@ -3,7 +3,7 @@
 from collections.abc import KeysView
 from hashlib import blake2b
 
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.loading import WebhookRow
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, RowMapping, Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.documents import restore_secrets

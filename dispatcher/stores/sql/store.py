@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import WebhookSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import NOT_CACHED, NotCached

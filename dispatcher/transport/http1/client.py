@@ -13,11 +13,12 @@ from dispatcher.transport import tls_contexts
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.failures import TransportError
 from dispatcher.transport.http1.connection import Connection
 from dispatcher.transport.http1.destination import Destination, Stack
 from dispatcher.transport.http1.pool import Pool
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.request import Request
 from dispatcher.transport.request_head import HeaderBlock
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls_contexts import TlsContexts

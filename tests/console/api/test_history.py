@@ -5,7 +5,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from dispatcher.contract.history import HistoryOutcome, RecipientHasher
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.recipient import RecipientHasher
 from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console

@@ -14,7 +14,8 @@ from standardwebhooks import Webhook as Verifier
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console import model
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender

@@ -8,13 +8,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from dispatcher.config.settings import DeliverySettings, MetricsSettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.status import ServiceStatus
-from dispatcher.telemetry.metrics import TenantMetrics
-from dispatcher.transport.request import Endpoint
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
+from dispatcher.transport.endpoint import Endpoint
 from tests.unit.examples import webhook
 
 SAMPLE = "dispatcher_tenant_certificate_expiry_timestamp_seconds"

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from dispatcher.config.settings import MetricsSettings
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.telemetry.metrics import TenantMetrics, WorstTenants
+from dispatcher.telemetry.tenant_metrics import TenantMetrics, WorstTenants
 
 EVENTS = "dispatcher_tenant_events_total"
 OLDEST = "dispatcher_tenant_oldest_pending_event_timestamp_seconds"

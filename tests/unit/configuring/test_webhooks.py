@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.webhook_headers import header_name_problem, header_value_problem
-from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.config.webhook_revision import Webhook
+from dispatcher.config.webhooks import WebhookConfig
 from tests.unit.examples import TENANT, webhook
 
 JWT = {"type": "jwt", "sign": {"algorithm": "HS256", "key": Secret(b"k" * 32)}}

@@ -7,7 +7,7 @@ from typing import Any
 
 from dispatcher.auth.token_answers import TokenAnswer
 from dispatcher.config.settings import DeliverySettings, MetricsSettings, RetrySettings
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -20,7 +20,7 @@ from dispatcher.flow.pipeline import Pipeline
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.stores.cache import NOT_CACHED, NotCached
-from dispatcher.telemetry.metrics import TenantMetrics
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 from dispatcher.transport.request import Request
 from tests.unit.examples import ORIGIN, TENANT, ARecord, webhook
 

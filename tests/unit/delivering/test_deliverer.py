@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
 from dispatcher.delivery.pending_delivery import Deferred, Delivery, PendingDelivery, Undeliverable, WebhookChanged

@@ -16,7 +16,7 @@ from dispatcher.health import STUCK_S, HealthServer
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.status import EventFlow, ServiceStatus
-from dispatcher.telemetry.metrics import TenantMetrics
+from dispatcher.telemetry.tenant_metrics import TenantMetrics
 
 
 @dataclass

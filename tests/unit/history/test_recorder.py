@@ -18,10 +18,9 @@ from dispatcher.contract.history import (
     bucket_of,
     decode_record,
     encode_records,
-    recipient_hash,
-    recipient_hashes,
 )
 from dispatcher.contract.outcomes import Attempt, DeadReason, ParkReason, SkipReason
+from dispatcher.contract.recipient import recipient_hash, recipient_hashes
 from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery import history_recorder

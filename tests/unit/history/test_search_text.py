@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.contract.history import recipient_hash, recipient_hashes
+from dispatcher.contract.recipient import recipient_hash, recipient_hashes
 from dispatcher.contract.search_text import readings
 
 KEY = b"k" * 32
