@@ -28,7 +28,6 @@ import uvloop
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.structs import ConsumerRecord
 
 from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
@@ -85,7 +84,6 @@ LIMIT_S = 90
 
 Step = Callable[[int], Awaitable[None]]
 """Sends this number of events through a stage."""
-Kafka = ConsumerRecord[bytes, bytes]
 
 _OK: Final = Attempt(0.001, status=204)
 
@@ -140,13 +138,13 @@ class FakeKafka:
         self.left += count
         self._more.set()
 
-    def decoded(self) -> list[Kafka]:
+    def decoded(self) -> list[Record]:
         """The next batch."""
         records = PartitionRecords(
             TopicPartition(TOPIC, 0), MemoryRecords(self._batch), [], 0, None, None, True, READ_COMMITTED
         )
         first, self._next = self._next, self._next + BATCH
-        decoded: list[Kafka] = []
+        decoded: list[Record] = []
         for record in records:
             object.__setattr__(record, "offset", first + record.offset)
             decoded.append(record)
@@ -162,11 +160,11 @@ class FakeKafka:
 
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[Kafka]]:
+    ) -> dict[TopicPartition, list[Record]]:
         while not self.left:
             self._more.clear()
             await self._more.wait()
-        found: list[Kafka] = []
+        found: list[Record] = []
         while self.left and len(found) < max_records:
             found += self.decoded()
             self.left -= BATCH

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -14,7 +14,7 @@ import typer
 from dispatcher.cli.ops_client import OpsUrl, ask
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
-from dispatcher.contract.records import Record, RecordHeaders
+from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, StoreUnavailable, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
@@ -36,19 +36,6 @@ MAX_HISTORY = 30
 """Entries of the event's history that are printed, the latest ones."""
 
 _ANSWERS = {True: "yes", False: "NO", None: "not asked"}
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """An event in a file, presented as the first record of the topic."""
-
-    topic: str
-    value: bytes | None
-    timestamp: int
-    partition: int = 0
-    offset: int = 0
-    key: bytes | None = None
-    headers: RecordHeaders = ()
 
 
 def explain_event(
@@ -80,11 +67,10 @@ def explain_event(
 async def _explained(
     settings: Settings, event: Path | None, topic: str | None, partition: int, offset: int, ops: str | None
 ) -> Explanation:
-    record: Record
     if event is None:
         record = await _record_at(settings, topic or settings.kafka.topic, partition, offset)
     else:
-        record = FileRecord(settings.kafka.topic, _content(event), int(time.time() * 1000))
+        record = Record(settings.kafka.topic, 0, 0, int(time.time() * 1000), None, _content(event), ())
     limits = Limits(
         settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout, settings.kafka.topic
     )

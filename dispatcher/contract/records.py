@@ -1,14 +1,11 @@
-"""A Kafka record as the flow sees it, and the headers that a parked or dead one carries.
-
-No Kafka client is named here: the consumer's records have this shape.
-"""
+"""A Kafka record, and the headers that a parked or dead one carries. No Kafka client is named here."""
 
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.values import slots_dataclass
@@ -23,26 +20,20 @@ OLDEST_EVENT_S: Final = 365 * 86_400.0
 _ORIGIN_TOPIC: Final = PREFIX + "origin-topic"
 
 
-class Record(Protocol):
+@slots_dataclass
+class Record:
     """One record as it was read."""
 
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int:
-        """Milliseconds since 1970, of the producer or the broker."""
-        ...
-
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> RecordHeaders: ...
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since 1970, of the producer or the broker; -1 if the record has none."""
+    key: bytes | None
+    value: bytes | None
+    headers: RecordHeaders
+    timestamp_type: int = 0
+    """0: the producer's; 1: the broker's (`LogAppendTime`)."""
 
 
 @slots_dataclass

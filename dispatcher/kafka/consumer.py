@@ -19,10 +19,9 @@ from typing import Final
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessRecord
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessRecord, Record
 from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import Committer
 from dispatcher.kafka.connection import stopped
@@ -262,7 +261,7 @@ class Consumer:
                 self._take(client, partition, fetched.get(tp, []))
         self._feeder.feed()
 
-    def _take(self, client: GroupClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
+    def _take(self, client: GroupClient, partition: Partition, records: "list[Record]") -> None:
         """Buffers what was fetched, if it is of the log that was read before."""
         if partition.probe is not None:
             self._checker.examine(client, partition, records, client.position_of(partition.tp))

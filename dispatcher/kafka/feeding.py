@@ -8,15 +8,13 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import Final
 
-from aiokafka.structs import ConsumerRecord
-
 from dispatcher.contract.records import Lease, Record
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.tasks import set_within
 
 DueIn = Callable[[Record, float], float]
 """Seconds until a record is due, of the record and the unix time."""
-BeginRecord = Callable[[Partition, "ConsumerRecord[bytes, bytes]"], None]
+BeginRecord = Callable[[Partition, Record], None]
 
 BEGUN_AT_ONCE: Final = 100
 """Records that are begun in one turn of the event loop: a few milliseconds, in which nothing else happens."""

@@ -14,10 +14,9 @@ from typing import Final
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import OffsetMetadataTooLargeError
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record
 from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata, start_metadata
 from dispatcher.kafka.committing import CommitFailures
@@ -55,10 +54,10 @@ class HeldAssignment:
     epoch: AssignmentEpoch
     state: HeldPartition | None = None
     """None until the committed position is known."""
-    buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
+    buffer: deque[Record] = field(default_factory=deque)
     tasks: dict["asyncio.Task[None]", ProcessingAttempt] = field(default_factory=dict)
     committed: State | None = None
-    last: ConsumerRecord[bytes, bytes] | None = None
+    last: Record | None = None
     """The last record that was read: it identifies the log."""
     snapshot: Snapshot = NO_SNAPSHOT
     """The newest one that was written in this assignment, or was too large for it."""

@@ -6,9 +6,8 @@ from functools import partial
 from typing import Final
 
 import structlog
-from aiokafka.structs import ConsumerRecord
 
-from dispatcher.contract.records import ProcessingAttempt, ProcessRecord
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StillHeld
 from dispatcher.kafka.group_session import GroupSession
@@ -62,9 +61,7 @@ class HeldProcessor:
         is_busy = self.in_flight - len(self.repeated) >= MOST_IN_FLIGHT or self.in_flight >= MOST_WITH_REPEATED
         return not is_busy and self.bytes_in_flight < self._most_bytes
 
-    def start(
-        self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
-    ) -> None:
+    def start(self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: Record) -> None:
         """Starts a task for an event that was claimed."""
         size = size_of(record)
         self.in_flight += 1
@@ -88,7 +85,7 @@ class HeldProcessor:
         one: HeldAssignment,
         state: HeldPartition,
         key: TenantKey,
-        record: "ConsumerRecord[bytes, bytes]",
+        record: Record,
         attempt: ProcessingAttempt,
     ) -> None:
         """Processes the record until it has an outcome or has to wait again."""
@@ -109,9 +106,7 @@ class HeldProcessor:
             state.finish(key, record.offset)
             one.is_dirty = True
 
-    async def _process_once(
-        self, one: HeldAssignment, record: "ConsumerRecord[bytes, bytes]", attempt: ProcessingAttempt
-    ) -> None:
+    async def _process_once(self, one: HeldAssignment, record: Record, attempt: ProcessingAttempt) -> None:
         """Processes the record. If it has to wait again and its log has lost it, writes it again.
 
         Raises:

@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord
 
+from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, own_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_bounds import MOST_S
@@ -136,9 +136,7 @@ async def _committed_start(
     return start
 
 
-async def _record_at(
-    client: GroupClient, tp: TopicPartition, offset: int, bounds: Bounds
-) -> "ConsumerRecord[bytes, bytes] | None":
+async def _record_at(client: GroupClient, tp: TopicPartition, offset: int, bounds: Bounds) -> "Record | None":
     """Returns the record at an offset; None if the log has none there.
 
     Raises:

@@ -15,12 +15,11 @@ from typing import Any, Final, TypeVar
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
-from dispatcher.contract.records import place_of
+from dispatcher.contract.records import Record, place_of
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encode_metadata
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
@@ -188,9 +187,9 @@ class HistoryReader:
     def _of_known_logs(
         self,
         consumer: "AIOKafkaConsumer[bytes, bytes]",
-        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
+        polled: "dict[TopicPartition, list[Record]]",
         suspects: Sequence[TopicPartition],
-    ) -> "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]":
+    ) -> "dict[TopicPartition, list[Record]]":
         """Returns the records of logs that are known to be the ones read before. The others are read again later."""
         compared = [tp for tp in suspects if tp in self._last]
         for tp in compared:
@@ -215,7 +214,7 @@ class HistoryReader:
 
     async def _store(
         self,
-        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
+        polled: "dict[TopicPartition, list[Record]]",
         all_ends: Mapping[TopicPartition, int],
     ) -> None:
         """Stores the records, and moves the positions of all partitions to their ends."""

@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.records import Record
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
@@ -98,14 +99,14 @@ class GroupClient:
 
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+    ) -> dict[TopicPartition, list[Record]]:
         """Returns records of these partitions, after waiting at most `timeout_ms` for the first.
 
         Raises:
             KafkaError: also an error of the group's coordinator; `OffsetOutOfRangeError` if a position is gone.
         """
         self._revive()
-        found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await self._consumer.getmany(
+        found: dict[TopicPartition, list[Record]] = await self._consumer.getmany(
             *tps, timeout_ms=timeout_ms, max_records=max_records
         )
         return found

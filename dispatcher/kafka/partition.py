@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Final, Protocol
 
 from aiokafka import TopicPartition
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, event_time
@@ -149,7 +148,7 @@ class InFlightRecord(ProcessingAttempt):
 
     __slots__ = ("_owner", "direct_attempt", "partition", "record", "size", "task")
 
-    def __init__(self, owner: InFlightOwner, partition: "Partition", record: "ConsumerRecord[bytes, bytes]") -> None:
+    def __init__(self, owner: InFlightOwner, partition: "Partition", record: Record) -> None:
         self.epoch = partition.epoch
         self.started = False
         self.resume = None
@@ -214,7 +213,7 @@ class Partition:
     tp: TopicPartition
     epoch: AssignmentEpoch = field(default_factory=AssignmentEpoch)
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
-    buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
+    buffer: deque[Record] = field(default_factory=deque)
     """Fetched, not begun."""
     restored: bool = False
     """It has its position, and the log is known to be the one that the position describes."""
@@ -239,8 +238,8 @@ class Partition:
     """Where the open transaction begins whose end the partition waits for, or None."""
     waits_since: float = 0.0
     """Loop time since when it waits there."""
-    last_read: ConsumerRecord[bytes, bytes] | None = None
-    highest_finished: ConsumerRecord[bytes, bytes] | None = None
+    last_read: Record | None = None
+    highest_finished: Record | None = None
     fingerprint: Fingerprint | None = None
     """Of the highest finished record that was known when the partition was restored or last committed."""
     log_start: int | None = None
@@ -288,7 +287,7 @@ class Partition:
         self.finished_here = None
         self.restored = True
 
-    def finish(self, record: "ConsumerRecord[bytes, bytes]") -> None:
+    def finish(self, record: Record) -> None:
         """Marks the record as finished: it has its outcome."""
         self.tracker.finish(record.offset)
         highest = self.highest_finished

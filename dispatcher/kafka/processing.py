@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final, Protocol
 
 import structlog
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, place_of
@@ -45,7 +44,7 @@ class FastPath(Protocol):
 
 async def process_until_outcome(
     session: GroupSession,
-    record: "ConsumerRecord[bytes, bytes]",
+    record: Record,
     attempt: ProcessingAttempt,
     process: Callable[[AttemptResult | None], Awaitable[object]],
     on_repeat: Callable[[], None],
@@ -121,7 +120,7 @@ class RecordProcessor:
             self._running_loop = asyncio.get_running_loop()
         return self._running_loop
 
-    def begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
+    def begin(self, partition: Partition, record: Record) -> None:
         """Processes a record, unless it is known to be finished. Call with rising offsets."""
         partition.consumed.inc()
         tracker = partition.tracker

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.records import Origin, RetryState, without_retry_state
+from dispatcher.contract.records import Origin, Record, RetryState, without_retry_state
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.errors import UnreadableEvent
@@ -93,7 +92,7 @@ class Resend:
             self.tally.total -= len(wanted) - found
         return self.tally
 
-    def _own_event(self, record: "ConsumerRecord[bytes, bytes]") -> DeliveryEvent | None:
+    def _own_event(self, record: Record) -> DeliveryEvent | None:
         """Returns the record's event, or None if it isn't this tenant's: the topic may have been recreated since."""
         try:
             event = read_event(record, Origin(record.topic, record.partition, record.offset))
@@ -101,9 +100,7 @@ class Resend:
             return None
         return event if isinstance(event, DeliveryEvent) and event.tenant == self._tenant else None
 
-    async def _send_batch(
-        self, producer: Producer, topic: str, batch: Sequence[tuple["ConsumerRecord[bytes, bytes]", DeliveryEvent]]
-    ) -> None:
+    async def _send_batch(self, producer: Producer, topic: str, batch: Sequence[tuple[Record, DeliveryEvent]]) -> None:
         now = self._clock()
         writes = []
         for record, _ in batch:

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
@@ -67,7 +67,7 @@ class TopicReader:
         starts = {tp: end if found.get(tp) is None else found[tp].offset for tp, (_, end) in self.ranges.items()}
         return self.within({tp: (starts[tp], end) for tp, (_, end) in self.ranges.items()})
 
-    async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
+    async def records(self) -> AsyncIterator[list[Record]]:
         """Yields every record, in batches of one partition, rising in each. Can be called again.
 
         Raises:
@@ -87,9 +87,7 @@ class TopicReader:
                 del unread[tp]
                 self._consumer.pause(tp)
 
-    async def _poll(
-        self, unread: Mapping[TopicPartition, Range]
-    ) -> AsyncIterator[tuple[TopicPartition, list[ConsumerRecord[bytes, bytes]]]]:
+    async def _poll(self, unread: Mapping[TopicPartition, Range]) -> AsyncIterator[tuple[TopicPartition, list[Record]]]:
         before = {tp: await self._consumer.position(tp) for tp in unread}
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SILENT_S
@@ -102,7 +100,7 @@ class TopicReader:
             if loop.time() > deadline:
                 raise BrokerUnavailable(f"{self._topic}: the broker gives no records")
 
-    async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes]":
+    async def record_at(self, partition: int, offset: int) -> Record:
         """Returns one record.
 
         Raises:

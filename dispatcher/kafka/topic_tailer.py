@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
@@ -226,7 +225,7 @@ class TopicTailer:
                 if known is not None and len(known) > len(partitions):
                     return  # begin again with all of them
 
-    def _take(self, tp: TopicPartition, records: Sequence["ConsumerRecord[bytes, bytes]"]) -> bool:
+    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> bool:
         """Passes records to the sink. Returns False if they show that the topic is another one."""
         if records and tp in self._compared:
             self._compared.discard(tp)

@@ -31,7 +31,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.kafka import open_batches
+from dispatcher.kafka import decoded_records, open_batches
 from dispatcher.kafka.fetch_gaps import fetched_partitions
 from dispatcher.kafka.open_batches import OPEN_BATCHES, BatchTooLarge, NoRoomForBatch
 from dispatcher.kafka.partition import size_of
@@ -64,6 +64,7 @@ _passing_over: "WeakKeyDictionary[AIOKafkaClient, OnPassedOver]" = WeakKeyDictio
 def apply(problems_of: ProblemsOf) -> None:
     """Patches aiokafka's classes. `problems_of` returns where the problems of an `AIOKafkaClient` are reported."""
     open_batches.apply()
+    decoded_records.apply()
     fetching.MemoryRecords = RecordsWithBytes
     PartitionRecords.__next__ = _next_record
     FetchResult.getall = _take_records

@@ -27,7 +27,7 @@ from dispatcher.kafka.topic_reader import open_topic
 from tests.commands.running import called, dispatcher, ended, start, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
-from tests.unit.examples import ARecord, email_event
+from tests.unit.examples import a_record, email_event
 
 EVERYTHING = Selection()
 _numbers = itertools.count()
@@ -53,7 +53,7 @@ class Dead:
         del event["body"]["xdmEntity"]["_id"]  # the webhook-id is then made from the record's first place
         journey = RetryState(Origin(self.topic, 7, next(self._offsets)), 1000.0, attempts=9, parks=4, last_status=503)
         key = f"{org} {journey.origin.offset}".encode()
-        record = ARecord(value=value or json.dumps(event).encode(), key=key, headers=(("traceparent", b"00-1"),))
+        record = a_record(value=value or json.dumps(event).encode(), key=key, headers=(("traceparent", b"00-1"),))
         await self._letters.dead_letter(record, journey, reason, "answered 503")
         return journey
 
@@ -276,7 +276,7 @@ async def test_an_unavailable_broker_is_reported_in_one_line(tmp_path: Path) -> 
 
 
 def test_a_record_without_headers_of_ours_is_its_own_origin() -> None:
-    record = ARecord(b"{}", topic="t.dead", partition=2, offset=5, headers=(("a", b"b"),))
+    record = a_record(b"{}", topic="t.dead", partition=2, offset=5, headers=(("a", b"b"),))
     headers = fresh_headers(record, 17.0)
     assert headers[0] == ("a", b"b")
     assert dict(headers)["feedback-origin-topic"] == b"t.dead"

@@ -17,7 +17,7 @@ from dispatcher.cli import app
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
 from dispatcher.demo.child_process import free_ports
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ async def test_the_commands_of_the_readme_lead_to_a_verified_event(tmp_path: Pat
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "events").glob("*.json")), ids=lambda path: path.stem)
 def test_the_sample_events_are_events(path: Path) -> None:
-    event = read_event(ARecord(path.read_bytes().strip()), Origin("events", 0, 0))
+    event = read_event(a_record(path.read_bytes().strip()), Origin("events", 0, 0))
     assert isinstance(event, DeliveryEvent)
     assert f"{event.channel}-{event.status}" == path.stem
 
@@ -114,7 +114,7 @@ def test_a_sample_of_a_tenant_that_no_webhook_can_have_is_refused(option: str, n
 @pytest.mark.parametrize("name", ["luma@AdobeOrg", 'a"b', "a\\b", "ü@x", "*", "x" * 200, "a/b", "a b"])
 def test_a_sample_of_an_odd_tenant_is_an_event_of_it(name: str) -> None:
     done = CliRunner().invoke(app, ["sample", "--org", name, "--sandbox", name])
-    event = read_event(ARecord(done.output.encode().strip()), Origin("events", 0, 0))
+    event = read_event(a_record(done.output.encode().strip()), Origin("events", 0, 0))
     assert isinstance(event, DeliveryEvent)
     assert event.tenant == (name, name)
 

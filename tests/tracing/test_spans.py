@@ -35,7 +35,7 @@ from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request import Request
 from dispatcher.transport.traced import TracedTransport
 from tests.tracing.collector import Collector, attributes
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 
 PRODUCERS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = PRODUCERS[:-1] + "0"
@@ -56,8 +56,8 @@ def settings_for(collector: Collector, **changes: object) -> TracingSettings:
     )
 
 
-def record(*headers: tuple[str, bytes], offset: int = 7) -> ARecord:
-    return ARecord(b"{}", None, headers, "events", 3, offset, 1_753_171_200_000)
+def record(*headers: tuple[str, bytes], offset: int = 7) -> Record:
+    return a_record(b"{}", None, headers, "events", 3, offset, 1_753_171_200_000)
 
 
 class Scripted:
@@ -198,7 +198,7 @@ async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Col
 async def test_every_hop_of_an_event_is_in_one_trace(collector: Collector) -> None:
     """Without a producer's trace: parked, read again, redriven; and another event in another one."""
     retry_state = RetryState(Origin("events", 3, 7), 1_753_171_200.0, attempts=1, parks=1)
-    parked = ARecord(b"{}", None, tuple(retry_state.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)
+    parked = a_record(b"{}", None, tuple(retry_state.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)
     async with Tracing(settings_for(collector)) as tracing:
         await through(tracing, record(), outcome(Parked(0, ParkReason.BREAKER_OPEN)))
         await through(tracing, parked, outcome(Delivered(2)))
@@ -243,7 +243,7 @@ async def test_the_early_decision_is_the_one_of_the_sdks_sampler(
     seen = set()
     async with Tracing(settings_for(collector, sample_ratio=0.5)) as tracing:
         for offset in range(40):
-            one = ARecord(b"{}", None, headers, "events", 3, offset, timestamp)
+            one = a_record(b"{}", None, headers, "events", 3, offset, timestamp)
             state = RetryState.fresh(one, one.timestamp / 1000)
             result = sampler.should_sample(module._parent(one), module._trace_id_of(state), "process events")
             assert tracing.is_sampled(one) is result.decision.is_sampled()

@@ -3,13 +3,12 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.records import Origin
+from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
 
 ORIGIN = Origin("delivery-events", 3, 41)
@@ -183,23 +182,23 @@ def _long(group: str, value: object) -> object:
     return value
 
 
-@dataclass(frozen=True)
-class ARecord:
+def a_record(
+    value: bytes | None,
+    key: bytes | None = b"key",
+    headers: Sequence[tuple[str, bytes | None]] = (),
+    topic: str = ORIGIN.topic,
+    partition: int = ORIGIN.partition,
+    offset: int = ORIGIN.offset,
+    timestamp: int = 1_753_171_200_000,
+) -> Record:
     """A Kafka record."""
-
-    value: bytes | None
-    key: bytes | None = b"key"
-    headers: Sequence[tuple[str, bytes]] = ()
-    topic: str = ORIGIN.topic
-    partition: int = ORIGIN.partition
-    offset: int = ORIGIN.offset
-    timestamp: int = 1_753_171_200_000
+    return Record(topic, partition, offset, timestamp, key, value, headers)
 
 
-def record(event: object, headers: Mapping[str, bytes] | None = None, **fields: Any) -> ARecord:
+def record(event: object, headers: Mapping[str, bytes] | None = None, **fields: Any) -> Record:
     """A record of an event, or of the bytes given."""
     value = event if isinstance(event, bytes) or event is None else json.dumps(event).encode()
-    return ARecord(value=value, headers=tuple((headers or {}).items()), **fields)
+    return a_record(value=value, headers=tuple((headers or {}).items()), **fields)
 
 
 def read(event: object, headers: Mapping[str, bytes] | None = None) -> DeliveryEvent:

@@ -1,8 +1,6 @@
 """Builds sample events of a channel and a status, as they would come from the topic. They contain no personal data."""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,7 +8,7 @@ import orjson
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.records import Origin
+from dispatcher.contract.records import Origin, Record
 
 MARK: Final = "test-event"
 """Prefix of the request's, the campaign's and the message's id."""
@@ -27,24 +25,11 @@ _FAILURES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRecord:
-    """A record that is in no topic."""
-
-    value: bytes
-    timestamp: int
-    topic: str = MARK
-    partition: int = 0
-    offset: int = 0
-    key: bytes | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
 def sample_event(config: WebhookConfig, channel: Channel, message_status: str, now: float) -> DeliveryEvent:
     """Returns an event of the webhook's tenant with a new id. `now` is in Unix seconds."""
     unique = secrets.token_hex(8)
-    record = SampleRecord(orjson.dumps(_document(config, channel, message_status, unique, now)), int(now * 1000))
-    event = read_event(record, Origin(record.topic, record.partition, record.offset))
+    value = orjson.dumps(_document(config, channel, message_status, unique, now))
+    event = read_event(Record(MARK, 0, 0, int(now * 1000), None, value, ()), Origin(MARK, 0, 0))
     if not isinstance(event, DeliveryEvent):
         raise TypeError("the sample isn't a delivery event")
     return event

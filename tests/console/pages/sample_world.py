@@ -38,11 +38,11 @@ from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.console.sources.test_sender import SampleSender as Tester
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.records import Origin
+from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.stores.sql.records import Orgs
-from tests.unit.examples import ARecord, record, sms_event
+from tests.unit.examples import record, sms_event
 
 LUMA_ORG = "9E1005A551ED61CA0A490D45@AdobeOrg"
 LUMA = TenantKey(LUMA_ORG, "prod")
@@ -108,7 +108,7 @@ EXPLAINED = record(
 """The one event that can be read again."""
 
 
-def _id_of(found: ARecord) -> str:
+def _id_of(found: Record) -> str:
     event = read_event(found, Origin(found.topic, found.partition, found.offset))
     assert isinstance(event, DeliveryEvent)
     return event.webhook_id
@@ -117,7 +117,7 @@ def _id_of(found: ARecord) -> str:
 EXPLAINED_ID = _id_of(EXPLAINED)
 
 
-async def record_of_the_sample_world(settings: KafkaSettings, origin: Origin) -> ARecord:
+async def record_of_the_sample_world(settings: KafkaSettings, origin: Origin) -> Record:
     """Stands in for `decisions.record_at`."""
     if (origin.partition, origin.offset) != (EXPLAINED.partition, EXPLAINED.offset):
         raise NotFound(f"{origin.topic}/{origin.partition} has no offset {origin.offset}: it has 91204 to 130772")

@@ -9,7 +9,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.producer import Producer
-from tests.unit.examples import ARecord, email_event
+from tests.unit.examples import a_record, email_event
 
 LUMA, OTHER = TenantKey("luma@AdobeOrg", "prod"), TenantKey("other@AdobeOrg", "prod")
 _offsets = itertools.count(1000)
@@ -37,7 +37,7 @@ class Grave:
         event["header"]["sandbox"]["name"] = tenant.sandbox
         origin = Origin(self._topic, 0, number)
         journey = RetryState(origin, 1000.0, attempts=9, parks=4, last_status=503)
-        record = ARecord(
+        record = a_record(
             value=json.dumps(event).encode() if value is None else value, key=str(number).encode(), headers=headers
         )
         await self._letters.dead_letter(record, journey, reason, "answered 503")

@@ -27,7 +27,7 @@ from tests.console.sources.dead_letter_builders import LUMA, OTHER
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
-from tests.unit.examples import ARecord, email_event
+from tests.unit.examples import a_record, email_event
 
 pytestmark = [needs_kafka, pytest.mark.timeout(120)]
 
@@ -67,11 +67,11 @@ class Parked:
     async def park(self, tenant: TenantKey, tier: int, due: float = DUE) -> None:
         event = email_event(imsOrgId=tenant.org)
         journey = RetryState(Origin("t", 0, 1), 1000.0, attempts=1, parks=1, not_before=due)
-        await self._retry.park(ARecord(json.dumps(event).encode()), journey, tier)
+        await self._retry.park(a_record(json.dumps(event).encode()), journey, tier)
 
     async def hold(self, tenant: TenantKey, reason: str) -> None:
         state = RetryState(Origin("t", 0, 1), 1000.0, parks=1, reason=reason)
-        await self._held.hold(ARecord(json.dumps(email_event(imsOrgId=tenant.org)).encode()), state, tenant)
+        await self._held.hold(a_record(json.dumps(email_event(imsOrgId=tenant.org)).encode()), state, tenant)
 
     async def commit_held(self, offset: int, progress: dict[TenantKey, Progress]) -> None:
         """Commits as the reader of held events does: a snapshot, and its offset in the metadata."""

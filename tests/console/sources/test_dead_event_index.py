@@ -10,34 +10,34 @@ from dispatcher.console.model import DeadQuery
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_event_of
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.recipient import recipient_of
-from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.records import Origin, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.kafka.dead_letters import TRUNCATED
 from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.redrive import MARK
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
-from tests.unit.examples import REMOVED, ARecord, email_event, read, sms_event
+from tests.unit.examples import REMOVED, a_record, email_event, read, sms_event
 
 NOW = 1_790_000_000.0
 
 
-def letter(offset: int, tenant: TenantKey | None = LUMA, **changes: object) -> ARecord:
+def letter(offset: int, tenant: TenantKey | None = LUMA, **changes: object) -> Record:
     """A record of the dead-letter topic, dead `offset` seconds after NOW."""
     org = "" if tenant is None else tenant.org
     event = email_event(imsOrgId=org, **changes)
     value = b"{" if tenant is None else json.dumps(event).encode()
     journey = RetryState(Origin("events", 2, offset + 500), NOW - 60, attempts=9, last_status=503, reason="expired")
     headers = (*journey.headers(), ("feedback-detail", b"answered 503"))
-    return ARecord(value, b"key", headers, "events.dead", 1, offset, int((NOW + offset) * 1000))
+    return a_record(value, b"key", headers, "events.dead", 1, offset, int((NOW + offset) * 1000))
 
 
-def mark(offset: int, *of: int) -> ARecord:
+def mark(offset: int, *of: int) -> Record:
     headers = ((MARK, encode_runs(0, [(one, one) for one in of]).encode()),)
-    return ARecord(None, MARK.encode(), headers, "events.dead", 1, offset, int(NOW * 1000))
+    return a_record(None, MARK.encode(), headers, "events.dead", 1, offset, int(NOW * 1000))
 
 
-def memory(records: Sequence[ARecord], most: int = 1000) -> DeadEventIndex:
+def memory(records: Sequence[Record], most: int = 1000) -> DeadEventIndex:
     made = DeadEventIndex(most)
     made.append(records)
     return made
@@ -60,7 +60,7 @@ def test_a_dead_event_has_its_details_and_its_reason() -> None:
 def test_an_unreadable_dead_record_is_shown_without_an_event() -> None:
     fact = dead_event_of(letter(7, None))
     assert (fact.tenant, fact.event_id, fact.message_status, fact.recipient) == (None, None, None, None)
-    strange = dead_event_of(ARecord(b"\xff", None, (), "events.dead", 0, 3, 5000))
+    strange = dead_event_of(a_record(b"\xff", None, (), "events.dead", 0, 3, 5000))
     assert (strange.first_seen, strange.reason, strange.origin) == (None, "", Origin("events.dead", 0, 3))
     with_headers = replace(letter(7, None), headers=(("imsOrgId", b"luma@AdobeOrg"), ("sandboxName", b"prod")))
     assert dead_event_of(with_headers).tenant == LUMA

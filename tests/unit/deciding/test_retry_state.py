@@ -17,7 +17,7 @@ from dispatcher.contract.records import (
     without_retry_state,
 )
 from dispatcher.errors import Draining
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 
 WHOLE = st.integers(0, 10**18 - 1)
 SECONDS = st.integers(-(10**12), 10**12).map(lambda number: number / 1000)
@@ -38,13 +38,15 @@ GARBAGE = (
 
 @given(JOURNEYS)
 def test_a_retry_state_is_read_back_from_its_headers(retry_state: RetryState) -> None:
-    parked = ARecord(b"", headers=[("other", b"x"), *retry_state.headers()], topic="t.retry.30s", partition=0, offset=1)
+    parked = a_record(
+        b"", headers=[("other", b"x"), *retry_state.headers()], topic="t.retry.30s", partition=0, offset=1
+    )
 
     assert RetryState.of(parked) == retry_state
 
 
 def test_the_retry_state_of_a_fresh_record_has_its_own_place_and_time() -> None:
-    record = ARecord(b"", topic="t", partition=3, offset=14, timestamp=1_753_171_200_123)
+    record = a_record(b"", topic="t", partition=3, offset=14, timestamp=1_753_171_200_123)
 
     assert RetryState.of(record) == RetryState(
         Origin("t", 3, 14), 1_753_171_200.123, origin_timestamp=1_753_171_200_123
@@ -54,14 +56,14 @@ def test_the_retry_state_of_a_fresh_record_has_its_own_place_and_time() -> None:
 @given(st.dictionaries(st.sampled_from([name for name, _ in RetryState(Origin("", 0, 0), 0).headers()]), GARBAGE))
 def test_headers_that_cannot_be_read_count_as_absent(headers: dict[str, Any]) -> None:
     """Any producer may write headers of these names: whatever they hold, the event goes on. A value may be null."""
-    record = ARecord(b"", headers=list(headers.items()))
+    record = a_record(b"", headers=list(headers.items()))
     retry_state = RetryState.of(record)
 
     assert retry_state.attempts >= 0
     assert retry_state.parks >= 0
     assert math.isfinite(retry_state.not_before)
     assert math.isfinite(retry_state.first_seen)
-    again = ARecord(b"", headers=retry_state.headers())
+    again = a_record(b"", headers=retry_state.headers())
     assert RetryState.of(again).origin == retry_state.origin
 
 
@@ -73,7 +75,7 @@ def test_headers_that_cannot_be_read_count_as_absent(headers: dict[str, Any]) ->
 def test_one_bad_header_spoils_no_other(name: str, value: bytes | None) -> None:
     retry_state = RetryState(Origin("t", 1, 2), 5.0, 3, 2, 9.0, 503, "attempt_failed")
     headers = {**dict(retry_state.headers()), PREFIX + name: value}
-    record = ARecord(b"", headers=tuple(headers.items()), partition=7, offset=8, timestamp=6000)  # type: ignore[arg-type]
+    record = a_record(b"", headers=tuple(headers.items()), partition=7, offset=8, timestamp=6000)  # type: ignore[arg-type]
     field, expected = {
         "origin-offset": ("origin", Origin("t", 1, 8)),
         "origin-partition": ("origin", Origin("t", 7, 2)),

@@ -9,7 +9,7 @@ from dispatcher.auth.token_answers import TokenAnswer
 from dispatcher.config.settings import DeliverySettings, MetricsSettings, RetrySettings
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, FailureReason
-from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, RetryState
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.lane_scheduler import LaneScheduler
@@ -22,7 +22,7 @@ from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.telemetry.tenant_metrics import TenantMetrics
 from dispatcher.transport.request import Request
-from tests.unit.examples import ORIGIN, TENANT, ARecord, webhook
+from tests.unit.examples import ORIGIN, TENANT, a_record, webhook
 
 WALL = 1_753_171_200.0
 """Unix time when a test begins; it passes as the loop's does."""
@@ -103,7 +103,7 @@ class FakeTokens:
 class FakeProducer:
     """Keeps what is written, topic by topic; refuses while the test says so."""
 
-    topics: dict[str, list[ARecord]] = field(default_factory=dict)
+    topics: dict[str, list[Record]] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
     refused: int = 0
     too_large: dict[str, int] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class FakeProducer:
             raise RecordTooLarge(f"{topic} accepts no record of {size} bytes")
         there = self.topics.setdefault(topic, [])
         now = int(wall() * 1000)
-        there.append(ARecord(value, key, tuple(headers), topic, 0, len(there), now))
+        there.append(a_record(value, key, tuple(headers), topic, 0, len(there), now))
 
 
 @dataclass
@@ -209,12 +209,12 @@ class Bench:
     def processing(self) -> ProcessingAttempt:
         return ProcessingAttempt(self.epoch)
 
-    async def process(self, record: ARecord) -> Any:
+    async def process(self, record: Record) -> Any:
         return await self.pipeline.process(record, self.processing())
 
-    def written(self, suffix: str) -> list[ARecord]:
+    def written(self, suffix: str) -> list[Record]:
         """What is in `<topic>.<suffix>`."""
-        found: list[ARecord] = self.producer.topics.get(f"{ORIGIN.topic}.{suffix}", [])
+        found: list[Record] = self.producer.topics.get(f"{ORIGIN.topic}.{suffix}", [])
         return found
 
     def parked(self) -> list[tuple[str, RetryState]]:

@@ -30,8 +30,8 @@ from dispatcher.kafka.problems import KafkaProblems
 from tests.build_form import interpreted_only
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
-from tests.unit.examples import EMAIL_EVENT
-from tests.unit.simulation.broker import Broker, Member, StoredRecord
+from tests.unit.examples import EMAIL_EVENT, a_record
+from tests.unit.simulation.broker import Broker, Member
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
 ONE, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -657,8 +657,8 @@ def test_the_oldest_record_is_found_whatever_the_timestamps_of_the_others(implau
     partition = Partition(ONE)
 
     def begin(timestamp: int, read_at: float) -> None:
-        stored = StoredRecord(b"v", b"k", (), "t", 0, len(partition.in_flight), timestamp, 0)
-        item = InFlightRecord(cast(Any, None), partition, cast(Any, stored))
+        stored = a_record(b"v", b"k", (), "t", 0, len(partition.in_flight), timestamp)
+        item = InFlightRecord(cast(Any, None), partition, stored)
         item.read_at = read_at
         partition.in_flight[stored.offset] = item
 
@@ -674,7 +674,7 @@ def test_the_oldest_record_is_found_whatever_the_timestamps_of_the_others(implau
 def test_keys_and_headers_count_as_memory(headers: Any, key: bytes | None, value: bytes | None) -> None:
     """A header without text takes memory, too: a fetch may have hundreds of thousands."""
     text = sum(len(name) + len(text or b"") for name, text in headers)
-    counted = size_of(StoredRecord(value, key, headers, "t", 0, 0, 0, 0))
+    counted = size_of(a_record(value, key, headers))
     assert counted == len(key or b"") + len(value or b"") + text + HEADER_BYTES * len(headers)
 
 

@@ -18,7 +18,7 @@ from dispatcher.contract.outcomes import (
     Skipped,
     SkipReason,
 )
-from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.records import Origin, Record, RetryState
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.telemetry import metrics
@@ -26,7 +26,7 @@ from dispatcher.transport.request import Request
 from tests.build_form import interpreted_only
 from tests.unit.delivering.builders import WALL, Bench, ScriptedTransport
 from tests.unit.delivering.test_deliverer import FETCHED
-from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, ARecord, email_event, record, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, email_event, record, webhook
 from tests.unit.virtual_time import settle, virtual_time
 
 NOW_MS = int(WALL * 1000)
@@ -37,7 +37,7 @@ class Owner:
     """Sees one record through as a consumer does."""
 
     bench: Bench
-    record: ARecord
+    record: Record
     outcome: Outcome | None = None
     result: list[AttemptResult | None] = field(default_factory=list)
     is_released: bool = False

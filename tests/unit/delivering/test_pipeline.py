@@ -20,23 +20,23 @@ from dispatcher.contract.outcomes import (
     SkipReason,
 )
 from dispatcher.contract.reason_texts import WAITING
-from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.records import Origin, Record, RetryState
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.flow import decision
 from tests.build_form import interpreted_only
 from tests.published import DATA
 from tests.unit.delivering.builders import WALL, Bench, wall
-from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, a_record, email_event, record, webhook
 from tests.unit.virtual_time import virtual_time
 
 NOW_MS = int(WALL * 1000)
 
 
-def fresh(event: Any = EMAIL_EVENT, **fields: Any) -> ARecord:
+def fresh(event: Any = EMAIL_EVENT, **fields: Any) -> Record:
     return record(event, **({"timestamp": NOW_MS} | fields))
 
 
-def parked_since(first_seen: float) -> ARecord:
+def parked_since(first_seen: float) -> Record:
     """An event in the first tier that was attempted first at that unix time."""
     headers = dict(RetryState(ORIGIN, first_seen, parks=1, reason="attempt_failed").headers())
     return fresh(headers=headers, topic=f"{ORIGIN.topic}.retry.30s")
@@ -181,7 +181,7 @@ async def test_an_undeliverable_event_is_dead_lettered_with_its_reason(answer: A
 async def test_an_unreadable_record_is_dead_lettered_unchanged(value: bytes | None) -> None:
     bench = Bench(200)
 
-    assert await bench.process(ARecord(value, key=None)) == Dead(DeadReason.UNREADABLE)
+    assert await bench.process(a_record(value, key=None)) == Dead(DeadReason.UNREADABLE)
     (kept,) = bench.written("dead")
     assert (kept.key, kept.value) == (None, value)
     (headers,) = bench.dead()
@@ -195,7 +195,7 @@ async def test_headers_that_make_no_sense_stop_nothing() -> None:
     bench = Bench(200)
     headers: Any = (("feedback-origin-topic", None), ("feedback-attempts", None), ("x", None), ("imsOrgId", None))
 
-    assert await bench.process(ARecord(fresh().value, headers=headers, timestamp=NOW_MS)) == Delivered(1)
+    assert await bench.process(a_record(fresh().value, headers=headers, timestamp=NOW_MS)) == Delivered(1)
 
 
 @interpreted_only
@@ -339,10 +339,10 @@ async def test_a_topic_that_cannot_be_written_raises_and_nothing_is_lost(topic: 
     assert len(bench.written(topic)) == 1
 
 
-def taken(bench: Bench) -> ARecord:
+def taken(bench: Bench) -> Record:
     """The one parked record, out of its topic."""
     (record,) = bench.producer.topics.popitem()[1]
-    assert isinstance(record, ARecord)
+    assert isinstance(record, Record)
     return record
 
 
@@ -422,7 +422,7 @@ async def test_nothing_is_written_for_a_partition_that_is_ours_no_more(answer: i
     bench = Bench(answer)
     bench.epoch.active = False
     with pytest.raises(Draining):
-        await bench.process(ARecord(value))
+        await bench.process(a_record(value))
 
     assert bench.transport.requests == []
     assert bench.producer.topics == {}

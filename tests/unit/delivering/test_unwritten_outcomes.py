@@ -23,7 +23,7 @@ from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.telemetry.event_log import EventLog
 from tests.unit.delivering import test_consumer
 from tests.unit.delivering.builders import Answer, Bench, wall
-from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, ARecord, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, a_record, webhook
 from tests.unit.offsets import test_held_events
 from tests.unit.simulation.broker import Member
 from tests.unit.virtual_time import virtual_time
@@ -269,7 +269,7 @@ async def test_held_events_whose_outcome_can_not_be_written_delay_no_others() ->
 @virtual_time
 async def test_a_brake_that_is_released_lets_the_record_die_of_what_was_found_first() -> None:
     bench, group = Bench(200, brake=1), test_consumer.Bench()
-    await bench.process(ARecord(b"{", topic="t", partition=0))
+    await bench.process(a_record(b"{", topic="t", partition=0))
     produce(group, b"{")
     async with reading(bench, group):
         await asyncio.sleep(WHILE_S)

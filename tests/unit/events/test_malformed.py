@@ -17,7 +17,7 @@ from tests.unit.examples import (
     JOURNEYS,
     ORIGIN,
     SMS_EVENT,
-    ARecord,
+    a_record,
     email_event,
     management,
     record,
@@ -250,7 +250,7 @@ def test_record_headers_may_be_anything(headers: list[tuple[str, Any]]) -> None:
 def assert_read_or_refused(value: bytes, headers: list[tuple[str, Any]] | None = None) -> None:
     """No other error; and what is read can be encoded in both versions, as JSON that a strict reader takes."""
     try:
-        event = read_event(ARecord(value, headers=headers or ()), ORIGIN)
+        event = read_event(a_record(value, headers=headers or ()), ORIGIN)
     except UnreadableEvent as error:
         assert 0 < len(str(error)) <= 1100
         assert CANARY not in str(error)

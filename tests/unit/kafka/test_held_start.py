@@ -10,6 +10,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata, start_metadata
 from dispatcher.kafka.held_start import ANSWER_S, Committed, HeldStart, find_start, is_same_log
@@ -19,7 +20,7 @@ from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
 TP = TopicPartition("g.held", 1)
@@ -28,10 +29,10 @@ SNAPSHOT = Snapshot({TENANT: Progress(9, 12, (9,))})
 DIRECTORY = Directory(12, {TENANT: UnfinishedRange(5, 11, 1.8e9, 3)})
 
 
-def record(offset: int, content: Snapshot | Directory | None = None, value: bytes = b"value") -> ARecord:
+def record(offset: int, content: Snapshot | Directory | None = None, value: bytes = b"value") -> Record:
     if content is None:
-        return ARecord(value, offset=offset)
-    return ARecord(content.encode(), None, (("feedback-held-snapshot", b"1"),), offset=offset)
+        return a_record(value, offset=offset)
+    return a_record(content.encode(), None, (("feedback-held-snapshot", b"1"),), offset=offset)
 
 
 class Log:
@@ -91,7 +92,7 @@ class Log:
 
     async def getmany(
         self, _: TopicPartition, *, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ARecord]]:
+    ) -> dict[TopicPartition, list[Record]]:
         self.was_throttled = self.throttled_fetches > 0
         if self.was_throttled:
             self.throttled_fetches -= 1

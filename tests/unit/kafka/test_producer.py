@@ -28,7 +28,7 @@ from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import SUSPECT_S, WRITE_S, Producer
 from dispatcher.telemetry import metrics
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 from tests.unit.virtual_time import virtual_time
 
 SETTINGS = KafkaSettings(bootstrap_servers="none:1", max_record_bytes=100_000)
@@ -308,7 +308,7 @@ async def test_only_a_write_that_is_repeated_counts_as_a_failure(broker: Broker)
 
 @virtual_time
 async def test_a_dead_letter_fails_only_if_not_even_its_shortest_form_is_written(broker: Broker) -> None:
-    record = ARecord(b"x" * 50_000, b"k", (("h", b"x" * 50_000),), "t", 0, 7, 0)
+    record = a_record(b"x" * 50_000, b"k", (("h", b"x" * 50_000),), "t", 0, 7, 0)
     state = RetryState(Origin("t", 0, 7), 0.0)
     before = failures("dead")
     async with Producer(SETTINGS) as producer:

@@ -11,7 +11,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka import held_topic
 from dispatcher.kafka.held_partition import ROOM, HeldPartition
 from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, SnapshotOffsets, UnfinishedRange
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
 MAX_AGE_S = 1000.0
@@ -55,7 +55,7 @@ class Topic:
 
 def as_written(snapshot: Snapshot) -> Snapshot:
     """Returns the snapshot as it is read from its record."""
-    read = Snapshot.of(ARecord(snapshot.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1))
+    read = Snapshot.of(a_record(snapshot.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1))
     assert read is not None
     return read
 
@@ -221,7 +221,7 @@ def test_a_snapshot_is_bounded_and_what_it_leaves_out_is_repeated() -> None:
 
 
 def test_a_snapshot_of_version_0_2_is_read_as_far_as_it_says_that_all_is_finished() -> None:
-    old = ARecord(b'[["a", "prod", 3, [5, 6]]]', None, SNAPSHOT_HEADERS, "g.held", 0, 1)
+    old = a_record(b'[["a", "prod", 3, [5, 6]]]', None, SNAPSHOT_HEADERS, "g.held", 0, 1)
     assert Snapshot.of(old) == Snapshot({A: Progress(3, 3)})
 
 
@@ -290,7 +290,7 @@ def test_a_directory_is_read_as_it_was_written(end: int, tenants: dict[TenantKey
     directory = Directory(
         end, {key: UnfinishedRange(first, first + 1, first + 0.5, 2) for key, first in tenants.items()}
     )
-    record = ARecord(directory.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1)
+    record = a_record(directory.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1)
     assert Directory.of(record) == directory
     assert Snapshot.of(record) is None
     assert Directory.of(replace(record, headers=())) is None

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import (
     AT_START,
     CommittedPosition,
@@ -27,13 +28,13 @@ from dispatcher.kafka.log_check import (
 from dispatcher.kafka.offset_tracker import OffsetTracker, encode_runs
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 
 FINGERPRINT = Fingerprint(29, 1_700_000_000_000, 0xDEADBEEF)
 
 
-def record(offset: int, value: bytes | None = b"value", key: bytes | None = b"key", timestamp: int = 5) -> ARecord:
-    return ARecord(value, key, (), "t", 0, offset, timestamp)
+def record(offset: int, value: bytes | None = b"value", key: bytes | None = b"key", timestamp: int = 5) -> Record:
+    return a_record(value, key, (), "t", 0, offset, timestamp)
 
 
 def tracker_at(position: int, *finished: tuple[int, int]) -> OffsetTracker:
@@ -54,7 +55,7 @@ def tracker_at(position: int, *finished: tuple[int, int]) -> OffsetTracker:
         record(7, key=None),
     ],
 )
-def test_fingerprints_of_records_differ_by_offset_timestamp_key_and_value(other: ARecord) -> None:
+def test_fingerprints_of_records_differ_by_offset_timestamp_key_and_value(other: Record) -> None:
     assert Fingerprint.of(record(7)) == Fingerprint.of(record(7))
     assert Fingerprint.of(record(7)) != Fingerprint.of(other)
 

@@ -8,7 +8,7 @@ from aiokafka.errors import OffsetMetadataTooLargeError
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, FinishedHere
 from dispatcher.kafka.partition import MOST_RUNS_KEPT, Partition
 from tests.unit.delivering.test_consumer import ONE, Bench, takes
-from tests.unit.examples import ARecord
+from tests.unit.examples import a_record
 from tests.unit.positions.test_positions import offsets_begun, removed, resets
 from tests.unit.simulation.broker import Member
 from tests.unit.virtual_time import virtual_time
@@ -343,7 +343,7 @@ def test_the_data_kept_of_a_partition_is_bounded() -> None:
     for offset in range(4 * MOST_RUNS_KEPT):
         partition.tracker.start(offset)
     for offset in range(1, 4 * MOST_RUNS_KEPT, 2):
-        partition.finish(ARecord(b"", b"", (), "t", 0, offset, 0))  # type: ignore[arg-type]
+        partition.finish(a_record(b"", b"", (), "t", 0, offset, 0))  # type: ignore[arg-type]
     kept = partition.what_is_finished()
 
     assert kept is not None

@@ -11,7 +11,6 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -23,21 +22,14 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
+from dispatcher.contract.records import Record
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata
 from dispatcher.kafka.membership import Bounds
 from dispatcher.kafka.offset_tracker import Run
-from tests.unit.examples import ARecord
 
 PARTITIONS = 2
 HEARTBEAT_S = 3.0
-
-
-@dataclass(frozen=True)
-class StoredRecord(ARecord):
-    """A record of a log. The serial number identifies it: a log that was truncated gives its offset to another one."""
-
-    serial: int = 0
 
 
 @dataclass
@@ -62,8 +54,9 @@ class Broker:
         self.chance = chance
         self.clock = clock
         self.faults = Faults()
-        self.partitions: defaultdict[TopicPartition, list[StoredRecord]] = defaultdict(list)
-        self.serials = count()
+        self.partitions: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
+        self.written: list[Record] = []
+        """Every record that ever was: each keeps its `id`, which identifies it."""
         self.starts: defaultdict[TopicPartition, int] = defaultdict(int)
         """First offset of each log: what was before it is gone."""
         self.ends: defaultdict[TopicPartition, int] = defaultdict(int)
@@ -73,14 +66,15 @@ class Broker:
         self.lost_acknowledgements = 0
         self.on_commit: Callable[[str, TopicPartition, int, str], None] = lambda *_: None
 
-    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any]) -> StoredRecord:
+    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any]) -> Record:
         number = self.chance.randrange(PARTITIONS) if key is None else sum(key) % PARTITIONS
         there = self.partitions[TopicPartition(topic, number)]
         gap = self.chance.choice((0, 0, 0, 0, 0, 1, 7))
         tp = TopicPartition(topic, number)
         offset = max(self.ends[tp], self.starts[tp]) + gap
         timestamp = int(self.clock() * 1000)
-        record = StoredRecord(value, key, tuple(headers), topic, number, offset, timestamp, next(self.serials))
+        record = Record(topic, number, offset, timestamp, key, value, tuple(headers))
+        self.written.append(record)
         there.append(record)
         self.ends[tp] = offset + 1
         for group in self.groups.values():
@@ -101,7 +95,7 @@ class Broker:
         self.starts[tp] = max(self.starts[tp], min(offset, self.ends[tp]))
         self.partitions[tp] = [one for one in self.partitions[tp] if one.offset >= offset]
 
-    def truncate(self, tp: TopicPartition, end: int) -> list[StoredRecord]:
+    def truncate(self, tp: TopicPartition, end: int) -> list[Record]:
         """An unclean leader election, or, to 0, a disk that is lost or a topic that is recreated.
 
         Returns the records that are gone.
@@ -133,7 +127,7 @@ class Broker:
             self.groups[name] = Group(self, name, topics)
         return self.groups[name]
 
-    def records(self, topic: str) -> list[StoredRecord]:
+    def records(self, topic: str) -> list[Record]:
         return [record for number in range(PARTITIONS) for record in self.partitions[TopicPartition(topic, number)]]
 
 
@@ -272,7 +266,7 @@ class Member:
 
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ARecord]]:
+    ) -> dict[TopicPartition, list[Record]]:
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
             if self.refused:
@@ -290,8 +284,8 @@ class Member:
                     return {}
                 deadline += 0.25  # a rebalance is waited for, however long it takes
 
-    def _taken(self, tps: Sequence[TopicPartition], max_records: int) -> dict[TopicPartition, list[ARecord]]:
-        found: dict[TopicPartition, list[ARecord]] = {}
+    def _taken(self, tps: Sequence[TopicPartition], max_records: int) -> dict[TopicPartition, list[Record]]:
+        found: dict[TopicPartition, list[Record]] = {}
         for tp in self.assigned:
             if tp not in tps or tp not in self.positions:
                 continue
