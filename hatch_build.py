@@ -32,7 +32,7 @@ MODULES = (
     "kafka/committing", "kafka/consumer", "kafka/decoded_records", "kafka/feeding", "kafka/offset_tracker",
     "kafka/partition", "kafka/processing",
     "stores/cache",
-    "telemetry/fast_metrics", "telemetry/tenant_metrics",
+    "telemetry/fast_metrics", "telemetry/tenant_metrics", "telemetry/trace_choice",
     "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request",
     "transport/request_head",
 )  # fmt: skip

@@ -9,7 +9,6 @@ are in one trace, and the sampler decides the same each time.
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import re
@@ -39,11 +38,12 @@ from dispatcher.config.settings import TracingSettings
 from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
-from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState, place_of
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining
 from dispatcher.tasks import set_within
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.trace_choice import TraceChoice, trace_id
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,9 @@ class Tracing:
         self._ids = _TraceIds()
         self._sender = _Sender(exporter or _otlp(settings), settings.queue, settings.timeout)
         sampler = TraceIdRatioBased(settings.sample_ratio)
-        self._bound = sampler.bound
+        self._choice = TraceChoice(sampler.bound, _producers_decision)
+        self.is_sampled = self._choice.includes
+        """Returns whether a record on the topic of events gets spans: the fast path is kept for all others."""
         provider = TracerProvider(
             sampler=ParentBased(sampler),
             resource=Resource.create(
@@ -99,18 +101,6 @@ class Tracing:
     ) -> None:
         await self._sender.stop()
 
-    def is_sampled(self, record: Record) -> bool:
-        """Returns whether a record on the topic of events gets spans: the decision that the sampler will make.
-
-        The producer's `traceparent` decides; without one, `sample_ratio` does. Costs about a microsecond, so that the
-        fast path can be kept for events that are not sampled.
-        """
-        if record.headers:
-            decided = _producers_decision(record)
-            if decided is not None:
-                return decided
-        return self._is_chosen(_trace_id(place_of(record), record.timestamp))
-
     def around(self, process: ProcessRecord, events_topic: str | None = None) -> ProcessRecord:
         """Returns `process` with a span around each sampled record.
 
@@ -121,7 +111,7 @@ class Tracing:
             is_fresh = record.topic == events_topic
             state = RetryState.fresh(record, record.timestamp / 1000) if is_fresh else RetryState.of(record)
             decided = _producers_decision(record)
-            if not (self._is_chosen(_trace_id_of(state)) if decided is None else decided):
+            if not (self._choice.includes_place(*_place_of(state)) if decided is None else decided):
                 _event_span.set(trace.INVALID_SPAN)  # the task may have been created by that of a sampled record
                 return await process(record, processing)
             span = self._event(record, state)
@@ -166,11 +156,8 @@ class Tracing:
             },
         )
 
-    def _is_chosen(self, trace_id: int) -> bool:
-        return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
-
     def _event(self, record: Record, retry_state: RetryState) -> Span:
-        self._ids.next_trace = _trace_id_of(retry_state)  # the SDK reads it at once if the record has no trace
+        self._ids.next_trace = trace_id(*_place_of(retry_state))  # the SDK reads it at once if the record has no trace
         return self._tracer.start_span(
             f"process {record.topic}",
             context=_parent(record),
@@ -268,18 +255,9 @@ def _producers_decision(record: Record) -> bool | None:
     return parent.trace_flags.sampled if parent.is_valid else None
 
 
-def _trace_id_of(retry_state: RetryState) -> int:
-    timestamp = retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
-    return _trace_id(str(retry_state.origin), timestamp)
-
-
-def _trace_id(origin: str, timestamp: int) -> int:
-    """Returns the trace id of an event without a producer's trace. `timestamp`: milliseconds since 1970, of its record.
-
-    The timestamp distinguishes a topic from an earlier one of the same name, and from one in another cluster.
-    """
-    place = f"{origin}/{timestamp}"
-    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=16, person=b"trace").digest()) or 1
+def _place_of(retry_state: RetryState) -> tuple[str, int]:
+    """Returns the event's original place, and the timestamp of its record there."""
+    return str(retry_state.origin), retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
 
 
 class _TraceIds(RandomIdGenerator):

@@ -30,6 +30,7 @@ from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttem
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining, StoreUnavailable
 from dispatcher.telemetry import tracing as module
+from dispatcher.telemetry.trace_choice import TraceChoice, trace_id
 from dispatcher.telemetry.tracing import Tracing
 from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request import Request
@@ -245,10 +246,16 @@ async def test_the_early_decision_is_the_one_of_the_sdks_sampler(
         for offset in range(40):
             one = a_record(b"{}", None, headers, "events", 3, offset, timestamp)
             state = RetryState.fresh(one, one.timestamp / 1000)
-            result = sampler.should_sample(module._parent(one), module._trace_id_of(state), "process events")
+            result = sampler.should_sample(module._parent(one), trace_id(*module._place_of(state)), "process events")
             assert tracing.is_sampled(one) is result.decision.is_sampled()
             seen.add(result.decision.is_sampled())
     assert len(seen) == (2 if module._producers_decision(one) is None else 1)
+
+
+@pytest.mark.parametrize("above", [-(2**32), -1, 0, 1, 2**32])
+def test_the_checksum_alone_decides_as_the_whole_trace_id_does(above: int) -> None:
+    bound = (trace_id("events/3/7", 5) & (2**64 - 1)) + above
+    assert TraceChoice(bound, lambda _: None).includes_place("events/3/7", 5) is (above > 0)
 
 
 @pytest.mark.parametrize(("ratio", "sampled"), [(0, False), (1, True)])
