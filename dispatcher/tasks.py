@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -41,6 +41,32 @@ async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -
         return working.result() if working.done() else None
     finally:
         await end(working, stopping)
+
+
+async def with_end(
+    work: Coroutine[object, object, Answer], end: Callable[[], Coroutine[object, object, None]]
+) -> Answer:
+    """Runs `work`, and then `end`, whatever happened. Returns what the work returns; raises what either raises.
+
+    For compiled modules, which must not await while an exception is handled (docs/decisions/0008).
+    """
+    try:
+        return await work
+    finally:
+        await end()
+
+
+async def together_until(stop: asyncio.Event, works: Mapping[str, Coroutine[object, object, None]]) -> None:
+    """Runs all works at once, as tasks of these names, until `stop` is set, which cancels them.
+
+    Raises:
+        ExceptionGroup: a work has failed; the others were cancelled.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(work, name=name) for name, work in works.items()]
+        await stop.wait()
+        for task in running:
+            task.cancel()
 
 
 class Backoff:

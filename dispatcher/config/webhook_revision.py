@@ -14,7 +14,7 @@ from dispatcher.contract.values import slots_dataclass
 
 @slots_dataclass
 class Subscription:
-    """What every event of a webhook is compared with: which events it wants, and how fast.
+    """Holds what each event of a webhook is compared with: which events it wants, and how fast.
 
     It repeats keys of the configuration, because reading a field of a pydantic model takes three times as long.
     """

@@ -40,7 +40,7 @@ from dispatcher.delivery.pending_delivery import (
 )
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import UnreadableEvent, WebhookUndecided, WebhookUnusable
+from dispatcher.errors import DispatcherError, UnreadableEvent, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.flow.decision import decide, read_record
 from dispatcher.flow.undelivered import (
@@ -129,16 +129,22 @@ class Pipeline:
         if processing.resume is not None:
             return await processing.resume()
         retry_state = self._retry_state(record, first_result)
-        try:
-            event = read_record(record, retry_state.origin, self._max_record_bytes)
-        except UnreadableEvent as error:
-            undelivered = Undelivered(record, retry_state, processing, None)
-            return await self._undelivered.dead_letter(undelivered, DeadReason.UNREADABLE, str(error))
-        except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
-            return await self._undelivered.die_of_a_bug(Undelivered(record, retry_state, processing, None), error)
+        event = self._read(record, retry_state.origin)
+        if isinstance(event, Exception):
+            unread = Undelivered(record, retry_state, processing, None)
+            if isinstance(event, UnreadableEvent):
+                return await self._undelivered.dead_letter(unread, DeadReason.UNREADABLE, str(event))
+            return await self._undelivered.die_of_a_bug(unread, event)
         if isinstance(event, OtherEvent):
             return self.skipped(record, SkipReason.NOT_FEEDBACK, None, retry_state.origin)
         return await self._process_event(record, retry_state, processing, event, first_result)
+
+    def _read(self, record: Record, origin: Origin) -> DeliveryEvent | OtherEvent | Exception:
+        """Returns the event in a record, or why it can't be read. Compiled code must not await in an `except`."""
+        try:
+            return read_record(record, origin, self._max_record_bytes)
+        except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
+            return error
 
     def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
         """Returns the stored state of a parked record, or a new state for a record from the topic of events.
@@ -197,16 +203,14 @@ class Pipeline:
     async def _prepared(self, undelivered: Undelivered, event: DeliveryEvent, made: int) -> PendingDelivery | Outcome:
         """Returns what to send, or the outcome of an event that is not sent now. `made`: POSTs made so far."""
         record, retry_state = undelivered.record, undelivered.retry_state
-        try:
-            webhook = await self._webhooks.get(event.tenant)
-        except (WebhookUnusable, WebhookUndecided) as error:
-            why = ParkReason.UNUSABLE if isinstance(error, WebhookUnusable) else ParkReason.UNDECIDED
-            return await self._undelivered.park(undelivered, event, Deferred(why, made, detail=str(error)))
-        try:
-            decided = decide(event, webhook)
-        except Exception as error:  # noqa: BLE001
+        webhook = await self._webhook_of(event.tenant)
+        if isinstance(webhook, DispatcherError):
+            why = ParkReason.UNUSABLE if isinstance(webhook, WebhookUnusable) else ParkReason.UNDECIDED
+            return await self._undelivered.park(undelivered, event, Deferred(why, made, detail=str(webhook)))
+        decided = _decided(event, webhook)
+        if isinstance(decided, Exception):
             undelivered.retry_state = replace(retry_state, attempts=made)
-            return await self._undelivered.die_of_a_bug(undelivered, error)
+            return await self._undelivered.die_of_a_bug(undelivered, decided)
         if not isinstance(decided, tuple):
             if isinstance(decided, SkipReason):
                 return self.skipped(record, decided, event, retry_state.origin)
@@ -220,6 +224,13 @@ class Pipeline:
         if len(body) > MAX_WARNED:
             log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
         return self._pending(event, wanting, body, retry_state, undelivered.processing)
+
+    async def _webhook_of(self, tenant: TenantKey) -> Webhook | DispatcherError | None:
+        """Returns the tenant's webhook, None if it has none, or why it can't be used now."""
+        try:
+            return await self._webhooks.get(tenant)
+        except (WebhookUnusable, WebhookUndecided) as error:
+            return error
 
     def _pending(
         self,
@@ -286,3 +297,13 @@ class Pipeline:
     def observe(self) -> None:
         """Sets the gauges, for a scrape."""
         metrics.BRAKE_ENGAGED.set(sum(brake.engaged for brake in self.brakes.values()))
+
+
+def _decided(
+    event: DeliveryEvent, webhook: Webhook | None
+) -> tuple[Webhook, bytes] | SkipReason | ParkReason | Exception:
+    """Returns what `decide` returns, or the bug that it met."""
+    try:
+        return decide(event, webhook)
+    except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
+        return error

@@ -136,11 +136,14 @@ class UndeliveredEvents:
         if self._policy.expired(retry_state.first_seen, self._age_clock() + due_in_s):
             return await self._expire(undelivered, deferred)
         undelivered.processing.start()
+        refused: RecordTooLarge | None = None
         try:
             await self._retry_topics.park(record, retry_state, tier)
         except RecordTooLarge as error:
+            refused = error
+        if refused is not None:
             undelivered.retry_state = replace(retry_state, parks=retry_state.parks - 1, not_before=0.0)
-            return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(error))
+            return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(refused))
         self._note_parked(record, retry_state, event, deferred, tier, due_at)
         return Parked(tier, deferred.reason)
 
@@ -153,10 +156,13 @@ class UndeliveredEvents:
         state = after_attempts(undelivered.retry_state, deferred.attempts, deferred.status, deferred.reason)
         state = replace(state, parks=max(1, state.parks))
         undelivered.processing.start()
+        refused: RecordTooLarge | None = None
         try:
             await held.hold(undelivered.record, state, event.tenant)
         except RecordTooLarge as error:
-            return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(error))
+            refused = error
+        if refused is not None:
+            return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(refused))
         until = state.first_seen + self._policy.max_age_s
         self._note_parked(undelivered.record, state, event, deferred, None, until)
         return Parked(None, deferred.reason)

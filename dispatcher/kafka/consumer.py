@@ -12,7 +12,6 @@ the positions are committed; the member leaves the group.
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
@@ -34,7 +33,7 @@ from dispatcher.kafka.open_transactions import note_open_transaction
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import FastPath, RecordProcessor
-from dispatcher.tasks import set_within
+from dispatcher.tasks import set_within, together_until, with_end
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 
@@ -145,21 +144,17 @@ class Consumer:
         if client is None:
             return
         self._checker.start_at_beginning(assignments.missing_topics)
-        async with AsyncExitStack() as at_end:  # no `finally`: mypyc compiles one that awaits wrongly
-            at_end.push_async_callback(self._end, client)
-            async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(self.session.poll(lambda: self._poll(client)), name=f"poll {self.group_id}"),
-                    tasks.create_task(self._committer.run(client, self.owned), name=f"commit {self.group_id}"),
-                    tasks.create_task(self._checker.run(client), name=f"positions {self.group_id}"),
-                    tasks.create_task(
-                        self.session.watch(client, self._partitions.keys, self._on_ends), name=f"watch {self.group_id}"
-                    ),
-                ]
-                await self.session.stopping.wait()
-                for task in running:
-                    task.cancel()
-            await self._drain(client)
+        await with_end(self._read_until_stopped(client), partial(self._end, client))
+
+    async def _read_until_stopped(self, client: GroupClient) -> None:
+        works = {
+            "poll": self.session.poll(partial(self._poll, client)),
+            "commit": self._committer.run(client, self.owned),
+            "positions": self._checker.run(client),
+            "watch": self.session.watch(client, self._partitions.keys, self._on_ends),
+        }
+        await together_until(self.session.stopping, {f"{name} {self.group_id}": one for name, one in works.items()})
+        await self._drain(client)
 
     def stop(self) -> None:
         """Starts the drain; `run` returns when that is done."""
@@ -188,11 +183,12 @@ class Consumer:
                 self._keep(partition)
         self._forget([one for one in partitions if one.is_orphan])
         partitions = [one for one in partitions if not one.is_orphan]
-        async with AsyncExitStack() as at_end:
-            at_end.callback(self._forget, partitions)
+        try:
             await self._finish_under_way(partitions, REVOKE_WAIT_S)
             if self._client is not None:
                 await self._committer.commit(self._client, partitions)
+        finally:
+            self._forget(partitions)
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         """Ends the assignment of these partitions, and keeps what is finished of them."""

@@ -61,14 +61,11 @@ async def process_until_outcome(
     """
     backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
     while True:
+        is_repeated = True
         try:
             await process(first_result)
         except Draining:
-            if not attempt.epoch.active:
-                return False
-            attempt.started, first_result = False, None
-            await session.until_member()
-            continue
+            is_repeated = False
         except StillHeld:
             raise
         except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
@@ -78,9 +75,14 @@ async def process_until_outcome(
             session.note_repeat(record, error, is_bug=True)
         else:
             return True
+        if not is_repeated and not attempt.epoch.active:
+            return False
         attempt.started, first_result = False, None
-        on_repeat()
-        await backoff.wait()
+        if is_repeated:
+            on_repeat()
+            await backoff.wait()
+        else:  # not in the `except`: docs/decisions/0008
+            await session.until_member()
 
 
 class RecordProcessor:

@@ -1,4 +1,4 @@
-"""Chooses the events that are traced, and derives their trace ids. It is asked for every event."""
+"""Chooses the events that are traced, and derives their trace ids. Called for every event."""
 
 import hashlib
 from collections.abc import Callable

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.conftest import Tell
 from tests.faults.table import Row
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import Stage, slowly, tenants, until
+from tests.integration.harness import Stage, slowly, status, tenants, until
 from tests.kafka.apache_kafka import ApacheKafka
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(200)]
@@ -36,6 +36,33 @@ async def test_a_second_sigterm_stops_at_once_and_loses_nothing(scene: Stage, te
         dispatcher.start()
         await scene.all_accepted(dispatcher)
     tell(await Row.of("second SIGTERM while requests hang", scene, dispatcher, most_repeats=20))
+
+
+async def test_a_second_sigterm_ends_every_consumer_that_drains(scene: Stage, tell: Tell) -> None:
+    """Events of the topic and of a retry tier hang: both consumers are cancelled in the middle of their ends."""
+    everybody = tenants(3)
+    scene.mount([scene.webhook(tenant, timeout="30s") for tenant in everybody])
+    for tenant in everybody:
+        scene.receiver.behave(f"/{tenant.org}", status(503))
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.start()
+        await scene.produce(everybody, 3, "parked")
+        await until(lambda: len(scene.receiver.requests) >= 3, "every event refused", 30, dispatcher)
+        for tenant in everybody:
+            scene.receiver.behave(f"/{tenant.org}", slowly(25))
+        refused = len(scene.receiver.seen)
+        await scene.produce(everybody, 3, "fresh")
+        await until(lambda: len(scene.receiver.seen) >= refused + 4, "requests of both topics", 30, dispatcher)
+        dispatcher.sigterm()
+        await until(lambda: "stopping: finishing" in dispatcher.log, "the drain to begin", 10, dispatcher)
+        dispatcher.sigterm()
+        assert await dispatcher.wait(15) == CUT_OFF
+        assert "Traceback" not in dispatcher.log
+        for tenant in everybody:
+            scene.receiver.behave(f"/{tenant.org}", None)
+        dispatcher.start()
+        await scene.all_accepted(dispatcher)
+    tell(await Row.of("second SIGTERM while both topics' requests hang", scene, dispatcher, most_repeats=12))
 
 
 @pytest.mark.all_faults

@@ -11,13 +11,19 @@ from hatch_build import MODULES, with_native_values
 
 PACKAGE = Path(__file__).parents[2] / "dispatcher"
 AWAITS = (ast.Await, ast.AsyncWith, ast.AsyncFor)
+NEVER_SUSPEND = ("asyncio.timeout(", "self._lock")
+"""Context managers whose ends are coroutines that wait for nothing."""
 
 
 def mistakes(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Try):
-            if any(isinstance(inner, AWAITS) for statement in node.finalbody for inner in ast.walk(statement)):
-                yield f"line {node.lineno}: a `finally` that awaits leaves its exception behind in the thread"
+            ends = [*node.finalbody, *(statement for handler in node.handlers for statement in handler.body)]
+            if any(isinstance(inner, AWAITS) for statement in ends for inner in ast.walk(statement)):
+                yield f"line {node.lineno}: an `except` or `finally` that awaits loses its exception to other tasks"
+        elif isinstance(node, ast.AsyncWith):
+            if not all(ast.unparse(item.context_expr).startswith(NEVER_SUSPEND) for item in node.items):
+                yield f"line {node.lineno}: an `async with` that waits at its end loses its exception to other tasks"
         elif isinstance(node, ast.Raise) and isinstance(node.cause, ast.Constant):
             error = node.exc
             if not (isinstance(error, ast.Call) and getattr(error.func, "id", "") == "unchained"):
@@ -45,8 +51,17 @@ class Example:
             raise ValueError("no") from None
         finally:
             await self.close()
+        try:
+            await self.work()
+        except OSError:
+            await self.close()
+        async with asyncio.timeout(1), self._lock:
+            await self.work()
+        async with asyncio.TaskGroup():
+            await self.work()
 """
-    assert [mistake.partition(":")[0] for mistake in mistakes(source)] == ["line 3", "line 6", "line 9"]
+    lines = sorted(int(mistake.partition(":")[0].removeprefix("line ")) for mistake in mistakes(source))
+    assert lines == [3, 6, 9, 12, 18]
 
 
 VALUES = """
