@@ -1,7 +1,7 @@
 """Instructions an event, by stage: `python -m benchmarks.instructions`. The same code gives the same number, within 1 %.
 
 Counts with callgrind (Debian package valgrind) what `hot_path` runs in user space; the kernel's work isn't in it, and
-the processor's instructions for SHA are not used. `--check` compares with `budget.json`, which has a budget for either form, and fails with the number if the
+the processor's instructions for SHA are not used. `--check` compares with `budget.json`, which has one for each interpreter and form, and fails with the number if the
 path has become longer; `--set-budget` writes the present numbers there, on purpose.
 """
 
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,19 +77,24 @@ def count(stages: list[str], events: int, directory: Path, transport: str = "lea
     return [found[name] for name in _NAMES if name in found]
 
 
-def machine() -> dict[str, str]:
-    """What a count depends on beside the code and the locked packages."""
-    return {"python": platform.python_version(), "machine": platform.machine()}
+def interpreter() -> str:
+    """Returns what a count depends on beside the code and the locked packages: `CPython 3.11.7, x86_64, PGO`."""
+    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    build = "PGO" if "--enable-optimizations" in options else "no PGO"
+    return f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, {build}"
+
+
+def budget() -> dict[str, int]:
+    """Returns the instructions that each stage may take with this interpreter and in this form; empty if none is set."""
+    found: dict[str, int] = json.loads(BUDGET.read_text()).get(interpreter(), {}).get(FORM, {})
+    return found
 
 
 def over_budget(counted: list[Counted]) -> list[str]:
-    """Returns one line for each stage past its budget; none if the budget is for another Python or machine."""
-    budget = json.loads(BUDGET.read_text())
-    if budget["machine"] != machine():
-        return []
+    """Returns one line for each stage past its budget."""
     lines = []
     for one in counted:
-        allowed = budget["instructions"].get(FORM, {}).get(one.stage)
+        allowed = budget().get(one.stage)
         if allowed is not None and one.instructions > allowed * (1 + MARGIN):
             more = one.instructions / allowed - 1
             lines.append(
@@ -106,12 +112,10 @@ If it is worth it: python -m benchmarks.instructions --set-budget, and say why i
 
 
 def _set_budget(counted: list[Counted]) -> None:
-    forms = json.loads(BUDGET.read_text())["instructions"] if BUDGET.exists() else {}
-    old = forms.get(FORM, {})
-    kept = {name: old[name] for name in _NAMES if name in old}
-    forms[FORM] = kept | {one.stage: one.instructions for one in counted}
-    text = json.dumps({"machine": machine(), "instructions": forms}, indent=2)
-    BUDGET.write_text(text + "\n")
+    budgets = json.loads(BUDGET.read_text())
+    kept = {name: budget()[name] for name in _NAMES if name in budget()}
+    budgets.setdefault(interpreter(), {})[FORM] = kept | {one.stage: one.instructions for one in counted}
+    BUDGET.write_text(json.dumps(budgets, indent=2) + "\n")
 
 
 def _print_functions(one: Counted, events: int, most: int) -> None:
@@ -153,17 +157,16 @@ def main() -> int:
         except CannotCount as error:
             print(error, file=sys.stderr)
             return 2
-        budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {"instructions": {}, "machine": None}
         for one in counted:
-            allowed = budget["instructions"].get(FORM, {}).get(one.stage)
+            allowed = budget().get(one.stage)
             share = "" if allowed is None else f"   budget {allowed:9,}  {one.instructions / allowed - 1:+.1%}"
             print(f"{one.stage:10} {one.instructions:9,} instructions an event{share}")
         for one in counted if given.functions else ():
             _print_functions(one, given.events, given.functions)
         if given.set_budget:
             _set_budget(counted)
-        if given.check and budget["machine"] != machine():
-            print(f"the budget is for {budget['machine']}, this is {machine()}: not compared", file=sys.stderr)
+        if given.check and not budget():
+            print(f"no budget is set for {interpreter()}, {FORM}: not compared", file=sys.stderr)
         if given.check and (lines := over_budget(counted)):
             print("\n".join([*lines, ADVICE]), file=sys.stderr)
             return 1

@@ -16,5 +16,5 @@ cd "$tree"
 export PYTHONPATH=$tree
 "$python" -m dispatcher --version | tee /dev/stderr | grep -q '(compiled)'
 [ $# -gt 0 ] || set -- tests/unit tests/transport/test_http1.py tests/transport/test_conformance.py \
-  tests/benchmarks/test_budget.py tests/faults/test_faults.py::test_kills_at_random_moments_lose_nothing
+  tests/benchmarks/test_budget.py tests/tracing tests/security tests/faults
 "$python" -m pytest -q -p no:cacheprovider --numprocesses "${PROCESSES:-2}" --dist loadfile "$@"

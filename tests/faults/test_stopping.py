@@ -40,19 +40,22 @@ async def test_a_second_sigterm_stops_at_once_and_loses_nothing(scene: Stage, te
 
 async def test_a_second_sigterm_ends_every_consumer_that_drains(scene: Stage, tell: Tell) -> None:
     """Events of the topic and of a retry tier hang: both consumers are cancelled in the middle of their ends."""
-    everybody = tenants(3)
+    everybody = tenants(6)
+    parked, fresh = everybody[:3], everybody[3:]
     scene.mount([scene.webhook(tenant, timeout="30s") for tenant in everybody])
-    for tenant in everybody:
+    for tenant in parked:
         scene.receiver.behave(f"/{tenant.org}", status(503))
+    for tenant in fresh:
+        scene.receiver.behave(f"/{tenant.org}", slowly(25))
     async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
         dispatcher.start()
-        await scene.produce(everybody, 3, "parked")
-        await until(lambda: len(scene.receiver.requests) >= 3, "every event refused", 30, dispatcher)
-        for tenant in everybody:
+        await scene.produce(parked, 3, "parked")
+        await until(lambda: dispatcher.log.count("event parked") >= 3, "every event parked", 30, dispatcher)
+        for tenant in parked:
             scene.receiver.behave(f"/{tenant.org}", slowly(25))
-        refused = len(scene.receiver.seen)
-        await scene.produce(everybody, 3, "fresh")
-        await until(lambda: len(scene.receiver.seen) >= refused + 4, "requests of both topics", 30, dispatcher)
+        refused = scene.receiver.seen.total()
+        await scene.produce(fresh, 3, "fresh")
+        await until(lambda: scene.receiver.seen.total() >= refused + 6, "requests of both topics", 30, dispatcher)
         dispatcher.sigterm()
         await until(lambda: "stopping: finishing" in dispatcher.log, "the drain to begin", 10, dispatcher)
         dispatcher.sigterm()
