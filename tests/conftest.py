@@ -1,4 +1,8 @@
-"""Fixtures and options of all tests. The fixture `kafka` is a real broker if Java and Maven are installed, and in CI."""
+"""Fixtures and options of all tests. The fixture `kafka` is a real broker if Java and Maven are installed, and in CI.
+
+Servers are here if tests of several packages need them: each process of pytest-xdist then starts them once. A fixture
+that several conftests import is one of each, and one of a package ends with every change of package.
+"""
 
 import logging
 import os
@@ -12,9 +16,10 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from dispatcher.demo.broker import EmbeddedBroker
+from tests.integration.brokers import mistreatable_broker
 from tests.kafka import maven
 from tests.kafka.apache_kafka import ApacheKafka
-from tests.stores_sql.postgres import bin_directory
+from tests.stores_sql.postgres import Postgres, bin_directory, install
 
 _IN_CI = os.environ.get("CI") == "true"
 
@@ -131,3 +136,21 @@ async def kafka() -> AsyncIterator[Broker]:
         pytest.fail(f"CI tests against Apache Kafka; not installed: {', '.join(missing)}")
     async with EmbeddedBroker() if missing else ApacheKafka() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+async def mortal() -> AsyncIterator[ApacheKafka]:
+    """One broker with every way in for the whole run, which tests may stop; each leaves it running and open."""
+    async with mistreatable_broker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole run. Don't stop it; `Postgres()` makes another."""
+    if install() is None:
+        if _IN_CI:
+            pytest.fail("CI tests against PostgreSQL; not installed")
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres() as server:
+        yield server

@@ -45,11 +45,8 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
 from tests.stores.kubelet import MountedVolume
-from tests.stores_sql.conftest import postgres
 from tests.stores_sql.examples import plain
 from tests.stores_sql.postgres import Postgres
-
-__all__ = ["postgres"]
 
 pytestmark = [
     needs_kafka,

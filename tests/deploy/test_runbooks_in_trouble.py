@@ -33,9 +33,8 @@ from tests.integration.harness import (
 from tests.integration.test_history import Worker
 from tests.kafka import topics
 from tests.kafka.acls import Operation, Resource
-from tests.stores_sql.conftest import postgres
 
-__all__ = ["drill", "postgres", "pytestmark"]
+__all__ = ["drill", "pytestmark"]
 
 ODD_TOPIC, ODD_GROUP = "odd-events", "odd"
 WITH_A_BUG = """

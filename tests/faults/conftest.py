@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.table import Row, lines
-from tests.integration.conftest import mortal, scene
+from tests.integration.conftest import scene
 
-__all__ = ["mortal", "scene"]  # the fixtures of both suites that mistreat a broker
+__all__ = ["scene"]
 
 _ROWS = pytest.StashKey[list[Row]]()
 

@@ -15,10 +15,7 @@ from tests.faults.conftest import Tell
 from tests.faults.table import Row
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, tenants, until
-from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
-
-__all__ = ["postgres"]  # skips the test if there is none, or fails it in CI
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(280)]
 

@@ -24,13 +24,10 @@ from tests.faults.conftest import Tell
 from tests.faults.ledger import Fault, Parked, Repeats, attribute
 from tests.faults.table import Row
 from tests.integration.brokers import needs_kafka
-from tests.integration.conftest import mortal
 from tests.integration.harness import Behaviour, Receiver, Stage, slowly, stage, status, tenants, until
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.stores.kubelet import MountedVolume
-
-__all__ = ["mortal"]
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.all_faults, pytest.mark.timeout(2_400)]
 

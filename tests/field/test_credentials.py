@@ -21,7 +21,7 @@ TENANTS = tenants(1)
 
 @pytest.fixture
 async def broker(mortal: ApacheKafka) -> AsyncIterator[ApacheKafka]:
-    """Yields the package's broker, and sets its password back: every test of it changes credentials."""
+    """Yields the broker that tests may stop, and sets its password back: every test of it changes credentials."""
     yield mortal
     await set_password(mortal.bootstrap_servers, USER, PASSWORD)
 

@@ -20,13 +20,14 @@ needs_kafka = pytest.mark.skipif(
 
 @asynccontextmanager
 async def mistreatable_broker() -> AsyncIterator[ApacheKafka]:
-    """Yields a broker of the module's own: no test may stop the session's broker."""
+    """Yields a broker that tests may stop, deny and slow down."""
     options = KafkaOptions(
         listeners=frozenset({Listener.SASL_SSL, Listener.SASL_PLAINTEXT, Listener.SSL, Listener.MTLS}),
         users={USER: PASSWORD},
         authorizer=True,
         auto_create_topics=False,
         message_max_bytes=LARGEST_RECORD,
+        extra={"log.segment.delete.delay.ms": "1000"},  # a start reads deleted logs that are still there
     )
     async with ApacheKafka(options) as running:
         yield running

@@ -1,23 +1,18 @@
-"""A broker that the tests of the whole program may stop: each leaves it running."""
+"""A stage for the tests of the whole program, on the broker that tests may stop."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.brokers import mistreatable_broker
 from tests.integration.harness import Stage, stage
+from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
-
-
-@pytest.fixture(scope="package")
-async def mortal() -> AsyncIterator[ApacheKafka]:
-    async with mistreatable_broker() as broker:
-        yield broker
 
 
 @pytest.fixture
 async def scene(mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
-    """Yields a stage with topics of four partitions."""
+    """Yields a stage with topics of four partitions; deletes them afterwards: each costs every later start time."""
     async with stage(mortal.bootstrap_servers, tmp_path) as made:
         yield made
+    await topics.delete_topics_with(mortal.bootstrap_servers, made.topic)

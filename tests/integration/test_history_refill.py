@@ -20,9 +20,9 @@ from tests.conftest import Broker
 from tests.integration.harness import until
 from tests.integration.test_history_reader import PARTITIONS, produce, running
 from tests.kafka import topics
-from tests.stores_sql.conftest import empty_url, postgres
+from tests.stores_sql.conftest import empty_url
 
-__all__ = ["empty_url", "postgres"]
+__all__ = ["empty_url"]
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -24,10 +24,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, until
 from tests.integration.test_history import Worker, history_settings, topic_of
 from tests.kafka import topics
-from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
-
-__all__ = ["postgres"]
 
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 

@@ -62,6 +62,12 @@ async def delete_topic(bootstrap_servers: str, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def delete_topics_with(bootstrap_servers: str, part: str) -> None:
+    """Deletes every topic whose name has this part. Doesn't wait until they are gone."""
+    async with admin_client(bootstrap_servers) as admin:
+        await admin.delete_topics([name for name in await admin.list_topics() if part in name])
+
+
 async def delete_group(bootstrap_servers: str, group: str) -> None:
     """Deletes a group without members: its positions are gone, as after `offsets.retention.minutes`."""
     async with admin_client(bootstrap_servers) as admin:

@@ -16,9 +16,9 @@ from tests.notifications.receivers import (
     mail_server,
 )
 from tests.notifications.scene import Scene, open_scene, settings_for
-from tests.stores_sql.conftest import empty_url, postgres
+from tests.stores_sql.conftest import empty_url
 
-__all__ = ["empty_url", "postgres"]
+__all__ = ["empty_url"]
 
 
 @pytest.fixture(scope="session")

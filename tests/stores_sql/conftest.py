@@ -1,7 +1,6 @@
 """Provides a fresh database of each kind. PostgreSQL is required in CI, and skipped elsewhere if it can't be installed."""
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,7 @@ from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from tests.stores_sql.history_examples import SETTINGS, Clock
-from tests.stores_sql.postgres import Postgres, install
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One server for the whole run. Don't stop it; `Postgres()` makes another."""
-    if install() is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI tests against PostgreSQL; not installed")
-        pytest.skip("PostgreSQL is not installed")
-    with Postgres() as server:
-        yield server
+from tests.stores_sql.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

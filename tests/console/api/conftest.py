@@ -34,10 +34,10 @@ from tests.console.api.fakes import (
     FakeWaiting,
 )
 from tests.console.history_store import FilledHistory, history_in
-from tests.stores_sql.conftest import database, empty_url, encryption, postgres, url
+from tests.stores_sql.conftest import database, empty_url, encryption, url
 from tests.stores_sql.examples import plain, secretive
 
-__all__ = ["database", "empty_url", "encryption", "postgres", "url"]
+__all__ = ["database", "empty_url", "encryption", "url"]
 
 SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x", "S": "canary-client-secret"}
 

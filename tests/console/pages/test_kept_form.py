@@ -22,10 +22,7 @@ from tests.console.api.issuer import SmallIssuer, settings_for
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, add_webhook, settings_of, staged
 from tests.console.pages.test_authorisation_of_pages import draft
-from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
-
-__all__ = ["postgres"]
 
 SECRET = "whsec_" + "c2VjcmV0LXRoYXQtd2FzLXR5cGVkLWluLWE="
 TYPED = {"name": "Typed for an hour", "timeout": "7s", "signing.new": SECRET, "campaign_ids": "c-1\nc-2"}

@@ -1,4 +1,4 @@
-"""A broker that the tests of what is followed may stop, and topics of each test's own."""
+"""Topics of each test's own on the broker that tests may stop."""
 
 import asyncio
 import contextlib
@@ -12,17 +12,9 @@ import pytest
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.kafka.producer import Producer
-from tests.integration.brokers import mistreatable_broker
 from tests.kafka.apache_kafka import ApacheKafka
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="package")
-async def mortal() -> AsyncIterator[ApacheKafka]:
-    """Tests leave it running."""
-    async with mistreatable_broker() as broker:
-        yield broker
 
 
 @pytest.fixture
