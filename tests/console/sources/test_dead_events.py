@@ -42,7 +42,8 @@ MINE = frozenset({LUMA.org})
 
 @pytest.fixture
 async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> Grave:
-    for name in (f"{settings.kafka.prefix}.retry.30s", f"{settings.kafka.prefix}.dead"):
+    """Yields the builder of dead events. A redrive waits five seconds for a history topic that is missing."""
+    for name in (f"{settings.kafka.prefix}.{suffix}" for suffix in ("retry.30s", "dead", "history")):
         await topics.create_topic(mortal.bootstrap_servers, name, partitions=3)
     return Grave(producer, settings)
 

@@ -79,7 +79,9 @@ class World:
 
 @pytest.fixture
 async def world(settings: Settings, mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[World]:
-    for name, partitions in ((settings.kafka.topic, 2), (f"{settings.kafka.prefix}.retry.30s", 1)):
+    prefix = settings.kafka.prefix
+    # Without a history topic every job waits five seconds for one at its end.
+    for name, partitions in ((settings.kafka.topic, 2), (f"{prefix}.retry.30s", 1), (f"{prefix}.history", 1)):
         await topics.create_topic(mortal.bootstrap_servers, name, partitions=partitions)
     jobs = RedriveJobs(settings.kafka)
     producer: AIOKafkaProducer[bytes, bytes] = AIOKafkaProducer(bootstrap_servers=mortal.bootstrap_servers)
