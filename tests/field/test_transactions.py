@@ -11,12 +11,15 @@ from tests.field.lost_logs import remove_before
 from tests.field.readiness import log_lines, metric, reports, reports_nothing
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import LARGEST_RECORD, Dispatcher, Stage, event, tenants, until, webhook_id_of
+from tests.integration.impatient import impatient
 from tests.kafka.apache_kafka import ApacheKafka
 
 pytestmark = [needs_kafka, pytest.mark.timeout(240)]
 
 (TENANT,) = tenants(1)
 ALL_FAULTS = pytest.mark.all_faults
+REPORTING_SOON = impatient({"dispatcher.kafka.open_transactions:OPEN_S": 3.0})
+"""A dispatcher that reports a transaction after three seconds instead of a minute."""
 
 
 @asynccontextmanager
@@ -101,6 +104,7 @@ async def test_markers_and_aborted_records_are_not_lag_and_not_lost_once_retenti
 async def test_a_transaction_that_hangs_is_lag_and_is_named_and_its_end_is_enough(scene: Stage) -> None:
     scene.mount([scene.webhook(TENANT)])
     async with scene.dispatcher() as dispatcher, transactions(scene) as producer:
+        dispatcher.program = REPORTING_SOON
         dispatcher.start()
         await dispatcher.ready()
         await scene.send(event(TENANT, "before0"), partition=0)
@@ -120,7 +124,6 @@ async def test_a_transaction_that_hangs_is_lag_and_is_named_and_its_end_is_enoug
             "open_transaction",
             f"--topic {scene.topic} --partition 0 --start-offset 1",
             ready=True,
-            timeout_s=120,
         )
         await producer.commit_transaction()
         expect(scene, "hanging", 3)
@@ -134,6 +137,7 @@ async def test_a_position_that_an_operator_sets_behind_an_open_transaction_waits
     """As `kafka-consumer-groups.sh --to-latest` does."""
     scene.mount([scene.webhook(TENANT)])
     async with scene.dispatcher() as dispatcher, transactions(scene) as producer:
+        dispatcher.program = REPORTING_SOON
         dispatcher.start()
         await dispatcher.ready()
         await scene.produce([TENANT], 40, "old")
@@ -152,7 +156,7 @@ async def test_a_position_that_an_operator_sets_behind_an_open_transaction_waits
             return any(line["event"] == "partitions assigned" for line in log_lines(dispatcher))
 
         await until(is_looked_at, "the partitions", 30, dispatcher)
-        await reports(dispatcher, "open_transaction", f"--topic {scene.topic} --partition 0", ready=True, timeout_s=120)
+        await reports(dispatcher, "open_transaction", f"--topic {scene.topic} --partition 0", ready=True)
         await producer.commit_transaction()
         await scene.all_accepted(dispatcher)
         await done(scene, dispatcher, end + 2)

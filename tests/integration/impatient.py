@@ -1,0 +1,36 @@
+"""`dispatcher` with shorter waits: `python -m tests.integration.impatient MODULE:NAME=SECONDS … -- run …`.
+
+For waits that are no settings. That they are as long as they should be is tested in virtual time.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+
+
+def impatient(waits: Mapping[str, float]) -> tuple[str, ...]:
+    """Returns the program of a `Dispatcher` in which these constants, `module:NAME`, have other values."""
+    return ("-m", __name__, *(f"{constant}={seconds}" for constant, seconds in waits.items()), "--")
+
+
+def _shorten(constant: str, seconds: float) -> None:
+    module, _, name = constant.partition(":")
+    found = import_module(module)
+    if not isinstance(getattr(found, name), float):
+        raise TypeError(f"{constant} is no number of seconds")
+    setattr(found, name, seconds)
+
+
+def _main() -> None:
+    end = sys.argv.index("--")
+    for argument in sys.argv[1:end]:
+        constant, _, seconds = argument.partition("=")
+        _shorten(constant, float(seconds))
+    del sys.argv[1 : end + 1]
+    from dispatcher.cli import main  # after that: what is imported keeps values, not names
+
+    main()
+
+
+if __name__ == "__main__":
+    _main()
