@@ -29,6 +29,8 @@ aiokafka_patches.apply()  # before there is any client
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
 STOP_S = 10.0
+METADATA_S = 60.0
+"""How often clients look up topics, partitions and leaders if no error makes them."""
 
 
 class ConnectionArguments(TypedDict, total=False):
@@ -63,7 +65,7 @@ def connection_arguments(settings: KafkaSettings, problems: KafkaProblems | None
         security_protocol=security.protocol,
         request_timeout_ms=20_000,
         retry_backoff_ms=200,
-        metadata_max_age_ms=60_000,
+        metadata_max_age_ms=int(METADATA_S * 1000),
         sasl_oauth_token_provider=access,
     )
     if security.protocol.endswith("SSL"):

@@ -1,6 +1,6 @@
-"""`dispatcher` with a wall clock that a test sets: `python -m tests.faults.jumping_clock FILE run …`.
+"""`dispatcher` with a wall clock that a test sets: `python -m tests.faults.jumping_clock FILE [waits] -- run …`.
 
-The file holds the seconds by which the clock is wrong. Only `time.time` is: timers use the steady clock, as they do
+`waits` as in `tests.integration.impatient`. The file holds the seconds by which the clock is wrong. Only `time.time` is: timers use the steady clock, as they do
 after an operator has set the machine's clock.
 """
 
@@ -16,6 +16,6 @@ def _jumping(file: Path) -> None:
 
 if __name__ == "__main__":
     _jumping(Path(sys.argv.pop(1)))
-    from dispatcher.cli import main  # after that: what is imported keeps the function, not its name
+    from tests.integration.impatient import main  # after that: what it imports keeps the function, not its name
 
     main()

@@ -1,11 +1,11 @@
 """Tests a wall clock that is set forwards and back while events are delivered and wait in the tiers."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from dispatcher.kafka.held_events import REVIEW_S
 from dispatcher.kafka.topics import held_topic, retry_topics
 from tests.faults import behaviours as bad
 from tests.faults.conftest import Tell
@@ -13,11 +13,14 @@ from tests.faults.table import Row
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, status, tenants, until
+from tests.integration.impatient import arguments
 from tests.kafka import topics
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(200)]
 
 JUMPS_S = (6 * 3600, -6 * 3600, 90, -90, 0)
+REVIEW = "dispatcher.kafka.held_events:REVIEW_S"
+EAGER = {REVIEW: 1.0, "dispatcher.kafka.clock_check:EVERY_S": 1.0}
 
 
 class WallClock:
@@ -33,6 +36,10 @@ class WallClock:
         new.write_text(str(seconds))
         new.replace(self.file)
 
+    def program(self, waits: Mapping[str, float]) -> tuple[str, ...]:
+        """Returns the program of a dispatcher with this clock and, by `module:NAME`, other waits."""
+        return ("-m", "tests.faults.jumping_clock", str(self.file), *arguments(waits))
+
 
 @pytest.mark.all_faults
 async def test_a_wall_clock_that_jumps_under_load_loses_and_delays_nothing(scene: Stage, tell: Tell) -> None:
@@ -43,7 +50,7 @@ async def test_a_wall_clock_that_jumps_under_load_loses_and_delays_nothing(scene
         scene.receiver.behave(f"/{tenant.org}", bad.now_and_then(status(503)))
     clock = WallClock(scene.directory / "clock")
     async with scene.dispatcher(retry={"soon_attempts": 0, "max_age": "24h"}) as dispatcher:
-        dispatcher.program = ("-m", "tests.faults.jumping_clock", str(clock.file))
+        dispatcher.program = clock.program({})
         dispatcher.start()
         await dispatcher.ready()
         for wave, seconds in enumerate(JUMPS_S):
@@ -55,15 +62,14 @@ async def test_a_wall_clock_that_jumps_under_load_loses_and_delays_nothing(scene
     tell(await Row.of("wall clock jumps by hours and back", scene, dispatcher, most_repeats=0))
 
 
-@pytest.mark.parametrize("hours", [48, -6])
-async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene: Stage, hours: int) -> None:
+async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene: Stage) -> None:
     """A jump beyond the age limit would make every event that is parked or held a dead letter."""
     held, parked = tenants(2)
     scene.mount([scene.webhook(held) | {"paused": True}, scene.webhook(parked)])
     scene.receiver.behave(f"/{parked.org}", status(503))
     clock = WallClock(scene.directory / "clock")
     async with scene.dispatcher(retry={"soon_attempts": 0, "max_age": "24h", "tiers": ["1s"]}) as dispatcher:
-        dispatcher.program = ("-m", "tests.faults.jumping_clock", str(clock.file))
+        dispatcher.program = clock.program(EAGER)
         dispatcher.start()
         await dispatcher.ready()
         await scene.produce([held, parked], 20)
@@ -74,13 +80,13 @@ async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene
             return ends[0] == 10 and ends[1] >= 10
 
         await until(waiting, "ten held and ten parked", 40, dispatcher)
-        clock.set(hours * 3600)
-        how = "forward by 48h" if hours > 0 else "back by 6h"
-        await reports(dispatcher, "clock", f"this machine's clock went {how}", ready=True, timeout_s=30)
-        await asyncio.sleep(REVIEW_S + 3)
-        assert await scene.dead() == {}
-        clock.set(0)
-        await reports_nothing(dispatcher, 60)
+        for hours, how in ((48, "forward by 48h"), (-6, "back by 6h")):
+            clock.set(hours * 3600)
+            await reports(dispatcher, "clock", f"this machine's clock went {how}", ready=True, timeout_s=30)
+            await asyncio.sleep(EAGER[REVIEW] + 3)
+            assert await scene.dead() == {}
+            clock.set(0)
+            await reports_nothing(dispatcher, 60)
         scene.receiver.behave(f"/{parked.org}", None)
         scene.mount([scene.webhook(held), scene.webhook(parked)])
         await scene.all_accepted(dispatcher, 60)
@@ -96,7 +102,7 @@ async def test_a_clock_behind_the_brokers_is_named(scene: Stage) -> None:
     clock = WallClock(scene.directory / "clock")
     clock.set(-7200)
     async with scene.dispatcher() as dispatcher:
-        dispatcher.program = ("-m", "tests.faults.jumping_clock", str(clock.file))
+        dispatcher.program = clock.program({})
         dispatcher.start()
         await scene.produce([tenant], 5)
         await scene.all_accepted(dispatcher, 60)

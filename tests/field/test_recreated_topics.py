@@ -10,6 +10,7 @@ from tests.field.lost_logs import create_anew
 from tests.field.readiness import log_lines
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
+from tests.integration.impatient import impatient
 from tests.kafka import topics
 from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
@@ -47,6 +48,7 @@ async def test_what_was_read_of_a_topic_is_delivered_after_its_recreation(
     """Its only copy is in memory. As many partitions as before, fewer, and more."""
     scene.mount([scene.webhook(TENANT, rate_limit="5/s")])
     async with scene.dispatcher(delivery={"lane_max_wait": "60s"}) as dispatcher:
+        dispatcher.program = impatient({"dispatcher.kafka.connection:METADATA_S": 5.0})  # by which it finds the new one
         dispatcher.start()
         await dispatcher.ready()
         await _produce(scene, 80, "old")

@@ -10,7 +10,12 @@ from importlib import import_module
 
 def impatient(waits: Mapping[str, float]) -> tuple[str, ...]:
     """Returns the program of a `Dispatcher` in which these constants, `module:NAME`, have other values."""
-    return ("-m", __name__, *(f"{constant}={seconds}" for constant, seconds in waits.items()), "--")
+    return ("-m", __name__, *arguments(waits))
+
+
+def arguments(waits: Mapping[str, float]) -> tuple[str, ...]:
+    """Returns the arguments of `main` that come before the command's."""
+    return (*(f"{constant}={seconds}" for constant, seconds in waits.items()), "--")
 
 
 def _shorten(constant: str, seconds: float) -> None:
@@ -21,16 +26,17 @@ def _shorten(constant: str, seconds: float) -> None:
     setattr(found, name, seconds)
 
 
-def _main() -> None:
+def main() -> None:
+    """Sets the constants, then runs the command."""
     end = sys.argv.index("--")
     for argument in sys.argv[1:end]:
         constant, _, seconds = argument.partition("=")
         _shorten(constant, float(seconds))
     del sys.argv[1 : end + 1]
-    from dispatcher.cli import main  # after that: what is imported keeps values, not names
+    from dispatcher.cli import main as command  # after that: what is imported keeps values, not names
 
-    main()
+    command()
 
 
 if __name__ == "__main__":
-    _main()
+    main()

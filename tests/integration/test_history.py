@@ -35,12 +35,15 @@ from tests.integration.harness import (
     until,
     webhook_id_of,
 )
+from tests.integration.impatient import impatient
 from tests.kafka import topics
 from tests.notifications.receivers import PASSWORD, USER, certificates, mail_server
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
 KEY = b"k" * 32
+NOTIFIER = "dispatcher.notifications.notifier"
+IMPATIENT = impatient({f"{NOTIFIER}:PLAN_EVERY_S": 1.0, f"{NOTIFIER}:SEND_EVERY_S": 1.0})
 
 
 def history_settings(scene: Stage, **more: Any) -> dict[str, Any]:
@@ -69,6 +72,7 @@ async def entries_of(scene: Stage) -> list[HistoryEntry]:
 @contextlib.asynccontextmanager
 async def worker(scene: Stage, settings: dict[str, Any], **groups: Any) -> AsyncIterator["Worker"]:
     made = Worker(scene, settings, **groups)
+    made.program = IMPATIENT
     made.start()
     try:
         yield made
@@ -78,6 +82,9 @@ async def worker(scene: Stage, settings: dict[str, Any], **groups: Any) -> Async
 
 class Worker:
     """`dispatcher history` as a process of its own."""
+
+    program: tuple[str, ...] = ("-m", "dispatcher")
+    """Python's options, before the command."""
 
     def __init__(self, scene: Stage, settings: dict[str, Any], **groups: Any) -> None:
         self.ops_port = free_ports(1)[0]
@@ -93,7 +100,7 @@ class Worker:
 
     def start(self) -> None:
         with self.log_path.open("ab") as output:
-            command = [sys.executable, "-m", "dispatcher", "history", "-c", str(self.path)]
+            command = [sys.executable, *self.program, "history", "-c", str(self.path)]
             self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
     def kill9(self) -> None:
