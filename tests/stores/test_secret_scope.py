@@ -15,7 +15,7 @@ from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.stores.yaml_directory import YamlDirectory
 from tests.stores.kubelet import MountedVolume
-from tests.stores.rescanning import rescan
+from tests.stores.rescanning import load_at_once, rescan
 from tests.stores.test_yaml_directory import content, entry, key, no_check, orgs
 
 SETTINGS = """\
@@ -40,7 +40,9 @@ def place(tmp_path: Path) -> Path:
 def loaded(place: Path, more: str = "") -> YamlDirectory:
     (place / "dispatcher.yaml").write_text(SETTINGS % more)
     settings = load_settings(place / "dispatcher.yaml", {"COLLECTOR_TOKEN": "canary"})
-    return YamlDirectory(settings.webhooks, Rules(no_check, webhook_secret_scope(settings)))
+    directory = YamlDirectory(settings.webhooks, Rules(no_check, webhook_secret_scope(settings)))
+    load_at_once(directory)
+    return directory
 
 
 def with_key(reference: str) -> str:

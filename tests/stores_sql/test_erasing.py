@@ -15,6 +15,7 @@ from sqlalchemy import delete, event, select, update
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotFound, StoreUnavailable
+from dispatcher.stores.sql import database as database_module
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.encryption import Encryption, new_key
@@ -234,7 +235,9 @@ class SqliteFile:
 
 
 @pytest.fixture
-async def sqlite_file(tmp_path: Path) -> AsyncIterator[SqliteFile]:
+async def sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteFile]:
+    """Yields a file whose locks are waited for only briefly."""
+    monkeypatch.setattr(database_module, "_PRAGMAS", (*database_module._PRAGMAS, "busy_timeout=200"))
     path = tmp_path / "webhooks.db"
     url = Secret(f"sqlite+aiosqlite:///{path}".encode())
     await upgrade(url)

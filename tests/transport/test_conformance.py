@@ -190,7 +190,7 @@ async def test_a_connection_that_the_endpoint_won_t_keep_is_not_used_again(
 ) -> None:
     async with serving(answering(reply)) as server:
         # Two of the answers end with their connection or with the deadline only.
-        attempts = [await transport.post(post_to(server.url, timeout_s=5.0)) for _ in range(2)]
+        attempts = [await transport.post(post_to(server.url, timeout_s=5.0, body_wait_s=0.2)) for _ in range(2)]
         assert [(one.status, one.reused) for one in attempts] == [(int(reply[9:12]), False)] * 2
         assert server.connections == 2
 

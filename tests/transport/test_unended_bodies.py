@@ -45,7 +45,7 @@ async def test_the_rest_of_a_body_is_not_waited_for_until_the_deadline(
 ) -> None:
     data = UNENDED[name]
     async with serving(beginning(data)) as server:
-        attempt = await transport.post(post_to(server.url, keep_body=keep))
+        attempt = await transport.post(post_to(server.url, keep_body=keep, body_wait_s=0.2))
     assert attempt.status == int(data[9:12])
     assert attempt.elapsed_s < IN_TIME_S
     assert attempt.retry_after == ("7" if b"retry-after" in data else None)
