@@ -19,6 +19,8 @@ from tests.kafka import topics
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(200)]
 
 JUMPS_S = (6 * 3600, -6 * 3600, 90, -90, 0)
+EDITED = {"X-Edited": "yes"}
+"""Headers of a webhook: its edit closes the breaker, which would stay open for half a minute."""
 REVIEW = "dispatcher.kafka.held_events:REVIEW_S"
 EAGER = {REVIEW: 1.0, "dispatcher.kafka.clock_check:EVERY_S": 1.0}
 
@@ -88,7 +90,7 @@ async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene
             clock.set(0)
             await reports_nothing(dispatcher, 60)
         scene.receiver.behave(f"/{parked.org}", None)
-        scene.mount([scene.webhook(held), scene.webhook(parked)])
+        scene.mount([scene.webhook(held), scene.webhook(parked, headers=EDITED)])
         await scene.all_accepted(dispatcher, 60)
     assert await scene.dead() == {}
 

@@ -14,12 +14,14 @@ from tests.commands import running
 from tests.field.readiness import kafka_reasons, reports, reports_nothing
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, tenants, until
+from tests.integration.impatient import impatient
 from tests.kafka import maven
 
 pytestmark = [needs_kafka, pytest.mark.timeout(480)]
 
 JAVA_S = 180
 """Deadline for a Java client on a busy machine."""
+PROBING_OFTEN = impatient({"dispatcher.kafka.probe:EVERY_S": 2.0})
 MOVED_LINE = "a client that isn't a dispatcher has committed a position"
 
 
@@ -75,6 +77,7 @@ async def test_a_member_of_the_new_consumer_protocol_is_named(scene: Stage, suff
     group_id, topic = f"{scene.group_id}{suffix}", f"{scene.group_id}.held" if suffix else scene.topic
     async with AsyncExitStack() as parts:
         dispatcher = await parts.enter_async_context(scene.dispatcher(kafka={"group_instance_id": None}))
+        dispatcher.program = PROBING_OFTEN
         if not is_first:
             dispatcher.start()
             await dispatcher.ready()
@@ -114,6 +117,7 @@ async def test_a_foreign_member_is_named_and_so_is_what_it_took(scene: Stage, su
     scene.mount([scene.webhook(tenant) | {"paused": bool(suffix)}])
     group_id, topic = f"{scene.group_id}{suffix}", f"{scene.group_id}.held" if suffix else scene.topic
     async with scene.dispatcher(kafka={"group_instance_id": None}) as dispatcher:
+        dispatcher.program = PROBING_OFTEN
         dispatcher.start()
         await dispatcher.ready()
         await scene.produce([tenant], 60, "own")

@@ -13,6 +13,7 @@ from tests.commands.running import dispatcher as command
 from tests.field.readiness import kafka_reasons, log_lines, metric, readiness, reports, reports_nothing
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, stage, status, tenants
+from tests.integration.impatient import impatient
 from tests.kafka import topics
 from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
@@ -139,10 +140,12 @@ async def test_trouble_with_a_connection_is_named(scene: Stage, broker: ApacheKa
 
 def _as_user(scene: Stage, broker: ApacheKafka, history: dict[str, Any] | None = None, **kafka: Any) -> Dispatcher:
     address = broker.address(Listener.SASL_PLAINTEXT)
-    return scene.dispatcher(
+    dispatcher = scene.dispatcher(
         kafka={"bootstrap_servers": address, "security": {"protocol": "SASL_PLAINTEXT", **_sasl()}, **kafka},
         history=history or {},
     )
+    dispatcher.program = impatient({"dispatcher.kafka.probe:EVERY_S": 2.0})
+    return dispatcher
 
 
 async def _delivers(scene: Stage, dispatcher: Dispatcher, prefix: str) -> None:

@@ -12,7 +12,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
-WATCHED_S = 30
+WATCHED_S = 20
 
 
 async def test_a_reader_that_a_quota_slows_down_stays_ready(scene: Stage, mortal: ApacheKafka) -> None:

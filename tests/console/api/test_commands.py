@@ -1,4 +1,7 @@
-"""`dispatcher console` and `dispatcher tokens`, as people run them: real processes, real database, no broker."""
+"""`dispatcher console` and `dispatcher tokens`, as people run them: real processes, real database, no broker.
+
+What only repeats a command that ran as a process runs in this one, which spares its start.
+"""
 
 import asyncio
 import re
@@ -12,7 +15,7 @@ import pytest
 from dispatcher.config.secrets import Secret
 from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.encryption import new_key
-from tests.commands.running import dispatcher, ended, start, write_settings
+from tests.commands.running import called, dispatcher, ended, start, write_settings
 
 
 @pytest.fixture
@@ -35,13 +38,13 @@ async def test_a_token_is_made_listed_and_revoked(settings: Path) -> None:
     assert re.fullmatch(r"fdt_[0-9a-f]{16}_[\w-]{43}\n", made.out)
     assert "admin of a@AdobeOrg, b@AdobeOrg, good until" in made.err
     token_id = made.out[4:20]
-    listed = await dispatcher("tokens", "list", "-c", settings)
+    listed = await called("tokens", "list", "-c", settings)
     assert token_id in listed.out
     assert made.out.strip() not in listed.out
-    revoked = await dispatcher("tokens", "revoke", token_id, "-c", settings)
+    revoked = await called("tokens", "revoke", token_id, "-c", settings)
     assert (revoked.status, revoked.out) == (0, f"token {token_id} is revoked\n")
-    assert "revoked" in (await dispatcher("tokens", "list", "-c", settings)).out
-    missing = await dispatcher("tokens", "revoke", "0123456789abcdef", "-c", settings)
+    assert "revoked" in (await called("tokens", "list", "-c", settings)).out
+    missing = await called("tokens", "revoke", "0123456789abcdef", "-c", settings)
     assert (missing.status, missing.err) == (1, "dispatcher: there is no such token\n")
 
 
@@ -52,7 +55,7 @@ async def test_a_token_is_made_listed_and_revoked(settings: Path) -> None:
     ids=" ".join,
 )  # fmt: skip
 async def test_creating_a_token_requires_its_role_and_scope(settings: Path, wrong: list[str]) -> None:
-    assert (await dispatcher("tokens", "create", "--name", "ada", *wrong, "-c", settings)).status == 2
+    assert (await called("tokens", "create", "--name", "ada", *wrong, "-c", settings)).status == 2
 
 
 async def test_a_console_accepts_its_sign_in_link_and_drains(settings: Path) -> None:
@@ -112,12 +115,12 @@ async def test_a_console_that_can_not_start_reports_why_in_one_line(tmp_path: Pa
     assert (refused.status, refused.err.count("\n")) == (78, 1)
     assert "webhooks.store: the console needs store sql" in refused.err
 
-    open_door = await dispatcher("console", "-c", written(tmp_path, url, host="0.0.0.0", tokens=False))
+    open_door = await called("console", "-c", written(tmp_path, url, host="0.0.0.0", tokens=False))
     assert open_door.status == 78
     assert "console.host: 0.0.0.0 can be reached by others" in open_door.err
 
     (tmp_path / "short").write_text("too short")
-    short = await dispatcher("console", "-c", written(tmp_path, url, session_key={"file": "short"}))
+    short = await called("console", "-c", written(tmp_path, url, session_key={"file": "short"}))
     assert short.status == 78
     assert "console.session_key: has fewer than 32 bytes" in short.err
     assert "too short" not in short.err
@@ -131,7 +134,7 @@ async def test_a_console_that_can_not_start_reports_why_in_one_line(tmp_path: Pa
             "client_secret belongs to client_id",
         ),
     ):
-        wrong = await dispatcher("console", "-c", written(tmp_path, url, oidc=oidc))
+        wrong = await called("console", "-c", written(tmp_path, url, oidc=oidc))
         assert wrong.status == 78
         assert problem in wrong.err
 

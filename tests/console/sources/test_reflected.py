@@ -150,6 +150,8 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
         await scene.produce([GOOD], 10, prefix="after")
         await until(lambda: attempts.outcomes(GOOD, "1h").delivered == 20, "what came after the restart", 120)
         scene.receiver.behave(f"/{BAD.org}", None)
+        # The edit closes the breaker, which would stay open for half a minute.
+        scene.mount([scene.webhook(GOOD), scene.webhook(BAD, headers={"X-Edited": "yes"})])
         await scene.all_accepted(dispatcher)
         await until(lambda: attempts.outcomes(BAD, "1h").delivered == 10, "what had waited", 90)
         await until(lambda: attempts.problem is None, "the log to be followed again", 60)

@@ -123,8 +123,10 @@ async def test_records_older_than_the_requested_time_are_not_read(
 
 
 async def test_a_broker_that_restarts_costs_no_record_and_repeats_none(
-    settings: Settings, producer: Producer, mortal: ApacheKafka
+    settings: Settings, producer: Producer, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dispatcher.kafka.topic_tailer.SILENCE_S", 2.0)
+    monkeypatch.setattr("dispatcher.kafka.topic_tailer.STILL_THERE_S", 4.0)
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
     kept = Kept()
     followed = follower(settings, kept)
