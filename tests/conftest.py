@@ -16,6 +16,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from dispatcher.demo import child_process
 from dispatcher.demo.broker import EmbeddedBroker
 from tests.integration.brokers import mistreatable_broker
 from tests.kafka import maven
@@ -49,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if worker and workers:  # each of pytest-xdist's processes has ports of its own: a free one is taken a second later
+        child_process._PORTS = child_process._PORTS[int(worker.removeprefix("gw")) :: int(workers)]
     config.addinivalue_line("markers", "all_faults: of the fault suite, only with --all-faults")
 
 
