@@ -14,6 +14,8 @@ echo "compiling with mypyc (a minute or two)..."
 MYPYC_OPT_LEVEL=${MYPYC_OPT_LEVEL:-1} "$python" hatch_build.py "$tree" >"$folder/build.log" 2>&1 || { tail -50 "$folder/build.log"; exit 1; }
 cd "$tree"
 export PYTHONPATH=$tree
+# Other histories than those of the interpreted run.
+export SIMULATION_FIRST=${SIMULATION_FIRST:-1001} SIMULATION_HISTORIES=${SIMULATION_HISTORIES:-2000}
 "$python" -m dispatcher --version | tee /dev/stderr | grep -q '(compiled)'
 [ $# -gt 0 ] || set -- tests/unit tests/transport/test_http1.py tests/transport/test_conformance.py \
   tests/benchmarks/test_budget.py tests/tracing tests/security tests/faults
