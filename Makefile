@@ -1,8 +1,8 @@
 # The two front doors: `make demo` shows it at work, `make test` proves it. Both install what they need into .venv.
 
 PYTHON ?= python3
-# Half of the tests wait for processes most of the time, so two of them at once take little more time than one.
-PROCESSES ?= 2
+# Half of the time of the tests is waiting for brokers and processes, so three at once keep two processors busy.
+PROCESSES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.installed

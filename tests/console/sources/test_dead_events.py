@@ -24,6 +24,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.broker import EmbeddedBroker
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.dead_letters import TRUNCATED
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topic_reader import TopicReader
@@ -382,9 +383,11 @@ async def test_without_a_broker_a_redrive_does_not_begin() -> None:
 
 
 async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
-    settings: Settings, grave: Grave, mortal: ApacheKafka
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its events stay in the topic: the next redrive sends them."""
+    arguments = connection_arguments(settings.kafka) | {"request_timeout_ms": 3_000}  # for which a topic is looked for
+    monkeypatch.setattr("dispatcher.kafka.producer.connection_arguments", lambda *_: arguments)
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])
