@@ -64,7 +64,7 @@ async def _java_member(scene: Stage, protocol: str, topic: str, group_id: str) -
 
 async def _checked(dispatcher: Dispatcher) -> str:
     """Returns what `check --kafka` prints."""
-    ran = await running.dispatcher("check", "--kafka", "-c", dispatcher.path)
+    ran = await running.called("check", "--kafka", "-c", dispatcher.path)
     return " ".join((ran.out + ran.err).split())
 
 

@@ -88,7 +88,7 @@ async def test_events_in_topics_of_the_old_names_are_drained_and_redriven(scene:
     scene.receiver.behave(f"/{parked.org}", None)
     scene.receiver.behave(f"/{dying.org}", None)
     async with scene.dispatcher("new", kafka={"session_timeout": "6s"}) as new:
-        ran = await running.dispatcher("check", "-c", new.path, "--kafka")
+        ran = await running.called("check", "-c", new.path, "--kafka")
         assert "holds 4 unread events parked by an earlier version" in ran.err, ran
         new.start()
         await until(lambda: "parked by an earlier version" in new.log, "the warning", 40, new)
@@ -159,7 +159,7 @@ async def test_events_parked_under_other_settings_are_drained_and_held_ones_repo
     scene.mount([scene.webhook(parked), scene.webhook(held)])
     async with scene.dispatcher("new") as new:
         name = retry_topics(old_prefix, [7.0])[0]
-        ran = await running.dispatcher("check", "-c", new.path, "--kafka")
+        ran = await running.called("check", "-c", new.path, "--kafka")
         assert f"topic {name}: holds 4 unread events parked by an earlier version or under other settings" in ran.err
         held_is_named = f"topic {held_topic(old_prefix)}: holds up to 4 held events" in ran.err
         assert held_is_named is (changed == "prefix"), ran.err

@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from dispatcher.kafka.topics import held_topic
+from tests.commands.running import called
 from tests.commands.running import dispatcher as command
 from tests.field.readiness import kafka_reasons, log_lines, metric, readiness, reports, reports_nothing
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
@@ -155,7 +156,7 @@ async def _delivers(scene: Stage, dispatcher: Dispatcher, prefix: str) -> None:
 
 
 async def _check_says(dispatcher: Dispatcher, says: str) -> None:
-    checked = await command("check", "--kafka", "-c", dispatcher.path)
+    checked = await called("check", "--kafka", "-c", dispatcher.path)
     assert (checked.status, says in checked.err) == (1, True), checked
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from tests.auth.token_server import TokenServer, authority, token, token_server
-from tests.commands.running import dispatcher as command
+from tests.commands.running import called as command
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, stage, tenants

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from dispatcher.kafka.topics import held_topic
-from tests.commands.running import dispatcher as command
+from tests.commands.running import called as command
 from tests.field.readiness import metric
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of

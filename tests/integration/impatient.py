@@ -1,6 +1,6 @@
 """`dispatcher` with shorter waits: `python -m tests.integration.impatient MODULE:NAME=SECONDS … -- run …`.
 
-For waits that are no settings. That they are as long as they should be is tested in virtual time.
+For waits that settings don't change. Their real length is tested in virtual time.
 """
 
 import sys
@@ -22,7 +22,7 @@ def _shorten(constant: str, seconds: float) -> None:
     module, _, name = constant.partition(":")
     found = import_module(module)
     if not isinstance(getattr(found, name), float):
-        raise TypeError(f"{constant} is no number of seconds")
+        raise TypeError(f"{constant} is not a number of seconds")
     setattr(found, name, seconds)
 
 

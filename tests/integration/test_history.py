@@ -1,6 +1,5 @@
 """History on a real broker: what dispatchers write, what the worker keeps of it, and what `dispatcher trace` prints."""
 
-import asyncio
 import contextlib
 import re
 import signal
@@ -22,6 +21,7 @@ from dispatcher.contract.recipient import recipient_hash
 from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
+from tests.commands.running import called
 from tests.deploy.runbooks import World
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import (
@@ -121,11 +121,9 @@ class Worker:
 
 async def command(*arguments: str | Path) -> str:
     """Returns what a command prints."""
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "dispatcher", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    ran = await called(*arguments)
+    assert ran.status == 0, ran.out + ran.err
+    return ran.out
 
 
 async def stored(scene: Stage) -> Counter[tuple[str, str | None]]:

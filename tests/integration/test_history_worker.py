@@ -125,7 +125,7 @@ async def test_a_killed_worker_and_a_restarted_database_lose_and_double_nothing(
     (scene.directory / "history-url").write_bytes(address)
     await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=4)
     scene.mount([])
-    worker = Worker(scene, settings, kafka={"session_timeout": "3s"})  # each killed one holds its partitions so long
+    worker = Worker(scene, settings, kafka={"session_timeout": "3s"})  # a killed one keeps its partitions until then
     try:
         worker.start()
         for turn in range(kills):

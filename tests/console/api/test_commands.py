@@ -108,7 +108,11 @@ async def test_a_second_signal_cuts_off(settings: Path) -> None:
 
 
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
-async def test_a_console_that_can_not_start_reports_why_in_one_line(tmp_path: Path, url: Secret) -> None:
+async def test_a_console_that_can_not_start_reports_why_in_one_line(
+    tmp_path: Path, url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raise_limit", "prepare_interpreter"):  # of a process of its own
+        monkeypatch.setattr(f"dispatcher.cli.console.{name}", lambda: None)
     files = tmp_path / "files"
     files.mkdir()
     refused = await dispatcher("console", "-c", write_settings(files))
