@@ -1,6 +1,6 @@
 """`dispatcher` with shorter waits: `python -m tests.integration.impatient MODULE:NAME=SECONDS … -- run …`.
 
-For waits that settings don't change. Their real length is tested in virtual time.
+For waits that settings don't change, in tests that don't depend on their length.
 """
 
 import sys
