@@ -31,7 +31,7 @@ async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_re
     await _configure(scene, tier, retention_ms="1000", max_message_bytes="2200000")
     warning = f"topic {tier}: keeps records for 1s"
     async with scene.dispatcher() as dispatcher:
-        ran = await running.called("topics", "-c", dispatcher.path)
+        ran = await running.dispatcher("topics", "-c", dispatcher.path)
         assert f"warning: {warning}" in ran.err
         dispatcher.start()
         await dispatcher.ready()
@@ -39,7 +39,7 @@ async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_re
         assert warning in (await dispatcher.get("/readyz"))[1]
         metric = 'dispatcher_kafka_problem{reason="topic_configuration"}'
         assert f"{metric} 1.0" in (await dispatcher.get("/metrics"))[1]
-        ran = await running.called("topics", "-c", dispatcher.path, "--create", "--replication", "1")
+        ran = await running.dispatcher("topics", "-c", dispatcher.path, "--create", "--replication", "1")
         assert ran.status == 0, ran
         assert f"{tier}: set retention.ms=" in ran.out
         assert "warning" not in ran.err
