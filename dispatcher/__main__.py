@@ -8,6 +8,7 @@ import sys
 
 def main() -> None:
     """Loads the commands, and runs the one in `sys.argv`. SIGTERM ends it at once until the command handles it."""
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _end)
     gc.disable()  # what is loaded stays: looking for garbage in it takes a tenth of the time
     try:
@@ -17,6 +18,21 @@ def main() -> None:
     finally:
         gc.enable()
     run_command()
+
+
+def _open_closed_streams() -> None:
+    """Opens /dev/null for standard input, output and error, each if it is closed (`dispatcher run <&-`).
+
+    Otherwise the next file or socket gets that descriptor: it would receive what is written to the stream, and libuv
+    aborts the process when it closes a descriptor below 3.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free one, so it is `descriptor`
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False))
 
 
 def _end(number: int, _: object) -> None:
