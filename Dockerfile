@@ -25,7 +25,7 @@ RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
 # mypyc compiles the hot modules; it reads the annotations of the dependencies, too.
 COPY deploy/image/build.txt build.txt
 # hadolint ignore=DL3008
-RUN if [ "${COMPILE}" = 1 ]; then \
+RUN if [ "${COMPILE}" != 0 ]; then \
         apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev libpython3-dev \
         && rm -rf /var/lib/apt/lists/*; fi
 RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt \

@@ -1,4 +1,4 @@
-"""Build hook: compiles the hot modules with mypyc if the environment variable DISPATCHER_COMPILE is 1.
+"""Build hook: compiles the hot modules with mypyc if the environment variable DISPATCHER_COMPILE is 1, true, yes or on.
 
 Without it the wheel is pure Python: no compiler is needed, and none is looked for. See
 docs/decisions/0008-compile-the-hot-path-with-mypyc.md for what is compiled and what mypyc can't do.
@@ -20,6 +20,7 @@ except ImportError:  # run as a script, to compile without building a wheel
     BuildHookInterface = object  # type: ignore[assignment,misc]
 
 SWITCH = "DISPATCHER_COMPILE"
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 GROUP = "dispatcher_compiled"
 MODULES = (
     "config/webhook_revision",
@@ -63,7 +64,12 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def _is_asked_for() -> bool:
-    return os.environ.get(SWITCH, "0") not in ("", "0")
+    value = os.environ.get(SWITCH, "").strip().lower()
+    if value in YES:
+        return True
+    if value in ("", *NO):
+        return False
+    sys.exit(f"{SWITCH} is {os.environ[SWITCH]!r}: set {', '.join(YES)} to compile, {', '.join(NO)} not to")
 
 
 def compile_to(root: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hatch_build import MODULES, with_native_values
+from hatch_build import MODULES, _is_asked_for, with_native_values
 
 PACKAGE = Path(__file__).parents[2] / "dispatcher"
 AWAITS = (ast.Await, ast.AsyncWith, ast.AsyncFor)
@@ -133,3 +133,24 @@ def test_no_compiled_class_is_replaced_by_its_decorator(module: str) -> None:
     names = {alias.name for node in imports for alias in node.names}
     assert "slots_dataclass" not in names
     assert "dataclass" in names or "@dataclass" not in native
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "yes", "YES", "on", " 1 "])
+def test_the_switch_turns_compiling_on(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DISPATCHER_COMPILE", value)
+    assert _is_asked_for()
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "0", "false", "False", "no", "NO", "off"])
+def test_the_switch_leaves_compiling_off(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("DISPATCHER_COMPILE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DISPATCHER_COMPILE", value)
+    assert not _is_asked_for()
+
+
+@pytest.mark.parametrize("value", ["2", "ture", "compiled", "-1", "none"])
+def test_the_switch_refuses_any_other_value(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DISPATCHER_COMPILE", value)
+    with pytest.raises(SystemExit, match=f"DISPATCHER_COMPILE is '{value}'.*1, true, yes, on.*0, false, no, off"):
+        _is_asked_for()
