@@ -236,8 +236,8 @@ class TracingSettings(SettingsGroup):
     ca: Path | None = None
     """PEM bundle to verify the collector with; public authorities by default."""
     sample_ratio: Annotated[float, Field(ge=0, le=1), NO_SWITCH] = 0.01
-    """Share of events that are traced, unless the producer has decided it in `traceparent`. A traced event costs about
-    twice the CPU time; other events cost nothing extra."""
+    """Share of events that are traced, unless the producer has decided it in `traceparent`. A traced event costs
+    several times the CPU time; the others cost a little more than without tracing (docs/operating.md)."""
     service_name: Name = "feedback-dispatcher"
     queue: Annotated[int, Field(ge=1, le=1_000_000), NO_SWITCH] = 10_000
     """Maximum number of spans that wait to be sent; further ones are dropped and counted. No delivery waits."""
