@@ -206,6 +206,8 @@ def _result(
         ratios["end_to_end_vs_go_program_200_tenants"] = median(taken["dispatcher, 200 tenants"]) / median(
             taken["Go program, 200 tenants"]
         )
+    if "peer Bento" in taken:
+        ratios["end_to_end_vs_bento"] = ours / median(taken["peer Bento"])
     if members:
         ratios["two_members_vs_one"] = members["per_second"] / ours
     return {
