@@ -90,7 +90,10 @@ class Measured:
     """What remains of that rate with history."""
     traced_share: float
     """What remains of that rate with one event in 100 traced."""
+    first_mb: float
+    """Resident memory before the first event."""
     base_mb: float
+    """Resident memory with all connections open, without events."""
     kb_in_flight: float
     kb_a_tenant: float
     kb_a_connection: float
@@ -107,6 +110,7 @@ class Measured:
             {int((name[1] or "1").replace(",", "")): rate for name, rate in rates if name is not None},
             ratios["history_vs_none"],
             ratios["traced_vs_untraced"],
+            found["rss_mb_before_first_event"],
             base,
             kb,
             found["kb_a_tenant"],
@@ -306,21 +310,34 @@ def describe(plan: Plan) -> str:
 def figures(measured: Measured) -> str:
     """Returns the guide's text about the capacity of one pod."""
     few, many = Load(), Load(tenants=max(measured.per_second))
-    rate, of = measured.by_cpu(few), measured.tenants(few.tenants)
-    latency_ms = MOST_IN_FLIGHT / rate * 1000
-    return f"""\
-| measured by `make bench` on the machine named in [latest.json](../benchmarks/results/latest.json) | |
-|---|---|
-| events a second of one pod, one core, TLS, {of:,} tenants | {_count(rate)} |
-| the same with {many.tenants:,} tenants | {_count(measured.by_cpu(many))} |
-| what remains of that rate with history | {measured.history_share:.0%} |
-| what remains of that rate with one event in 100 traced | {measured.traced_share:.0%} |
-| mean latency of endpoints from which {MOST_IN_FLIGHT} permits bind before the core does | {latency_ms:.0f} ms |
-| resident memory with all connections open, without events | {measured.base_mb:.0f} MB |
-| memory of one event in flight, 1 kB each | {measured.kb_in_flight:.1f} kB |
-| memory of one connection, and of one tenant | {measured.kb_a_connection:.0f} kB, {measured.kb_a_tenant:.1f} kB |
-| at most, with {UNFINISHED:,} in flight and their {UNFINISHED_BYTES // 2**20} MiB twice | {measured.most_mb:.0f} MB |
-"""
+    rate, most = measured.by_cpu(few), f"{UNFINISHED:,} in flight and their {UNFINISHED_BYTES // 2**20} MiB twice"
+    connections_mb = MOST_IN_FLIGHT * measured.kb_a_connection / 1000
+    buffers_mb = measured.base_mb - measured.first_mb - connections_mb
+    events_mb = UNFINISHED * measured.kb_in_flight / 1000
+    rows = {
+        "measured by `make bench` on the machine named in [latest.json](../benchmarks/results/latest.json)": "",
+        "---": "---",
+        f"events a second of one pod, one core, TLS, {measured.tenants(few.tenants):,} tenants": _count(rate),
+        f"the same with {many.tenants:,} tenants": _count(measured.by_cpu(many)),
+        "what remains of that rate with history": f"{measured.history_share:.0%}",
+        "what remains of that rate with one event in 100 traced": f"{measured.traced_share:.0%}",
+        f"mean latency of endpoints from which {MOST_IN_FLIGHT} permits bind before the core does": (
+            f"{MOST_IN_FLIGHT / rate * 1000:.0f} ms"
+        ),
+        "resident memory before the first event": f"{measured.first_mb:.0f} MB",
+        "with all connections open and a backlog, without its events": (
+            f"{measured.base_mb:.0f} MB: {connections_mb:.0f} MB connections, {buffers_mb:.0f} MB buffers on top"
+        ),
+        f"with {UNFINISHED:,} events in flight": (
+            f"{measured.base_mb + events_mb:.0f} MB: {events_mb:.0f} MB events on top"
+        ),
+        "memory of one event in flight, 1 kB each": f"{measured.kb_in_flight:.1f} kB",
+        "memory of one connection, and of one tenant": (
+            f"{measured.kb_a_connection:.0f} kB, {measured.kb_a_tenant:.1f} kB"
+        ),
+        f"at most, with {most}": f"{measured.most_mb:.0f} MB",
+    }
+    return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 def written() -> str:

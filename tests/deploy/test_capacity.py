@@ -47,6 +47,7 @@ MEASURED = Measured(
     per_second={1: 4400, 200: 4000, 10_000: 3000},
     history_share=0.8,
     traced_share=0.5,
+    first_mb=90,
     base_mb=150,
     kb_in_flight=15,
     kb_a_tenant=8,
@@ -140,6 +141,13 @@ def test_what_history_and_many_tenants_cost_is_in_the_guides_figures() -> None:
     assert "| what remains of that rate with one event in 100 traced | 50% |" in text
     assert "| the same with 10,000 tenants | 3,000 |" in text
     assert "permits bind before the core does | 125 ms |" in text
+
+
+def test_the_parts_of_the_memory_are_in_the_guides_figures() -> None:
+    text = figures(MEASURED)
+    assert "| resident memory before the first event | 90 MB |" in text
+    assert "| 150 MB: 32 MB connections, 28 MB buffers on top |" in text
+    assert "| 450 MB: 300 MB events on top |" in text
 
 
 def test_more_permits_are_offered_if_they_save_pods() -> None:
