@@ -105,6 +105,10 @@ class StoreUnavailable(DispatcherError):
 class ValuesRefused(StoreUnavailable):
     """The database can't hold a value that it was given: the same statement fails again."""
 
+    @property
+    def for_tenants(self) -> str:
+        return f"the {self.store} can't hold one of these values"
+
 
 class StoreReplaced(DispatcherError):
     """The history store's positions have changed since they were read: another database, a backup, another worker."""
@@ -190,6 +194,22 @@ class AlreadyExists(DispatcherError):
     def __init__(self, message: str, existing_id: str) -> None:
         super().__init__(message)
         self.existing_id = existing_id
+
+
+class AlreadyRunning(DispatcherError):
+    """A job of the same kind is unfinished, so that another one would do the same work twice."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class Busy(DispatcherError):
+    """The process has too much to do, or is starting or stopping. The same request succeeds a minute later."""
+
+
+class NotSetUp(DispatcherError):
+    """The operator has not set up what the request needs. The message names the setting."""
 
 
 class WouldBeSkipped(DispatcherError):

@@ -7,6 +7,7 @@ Handlers raise errors, and this module maps each to a status. An error that it d
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -15,19 +16,37 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from dispatcher.config.documents import path_of
 from dispatcher.errors import (
     AlreadyExists,
+    AlreadyRunning,
+    BrokerUnavailable,
+    Busy,
     ConfigError,
     DispatcherError,
     EditConflict,
     NotAllowed,
     NotFound,
+    NotSetUp,
+    NotWritten,
     Problem,
     StoreUnavailable,
     TooSoon,
+    ValuesRefused,
     WouldBeSkipped,
     first_problems,
 )
 
 CONTENT_TYPE = "application/problem+json"
+_STATUSES: Final[tuple[tuple[type[DispatcherError], int, str, int | None], ...]] = (
+    (NotFound, 404, "not_found", None),
+    (NotAllowed, 403, "not_allowed", None),
+    (WouldBeSkipped, 409, "would_be_skipped", None),
+    (NotSetUp, 422, "not_set_up", None),
+    (ValuesRefused, 422, "invalid", None),
+    (TooSoon, 429, "too_soon", None),
+    (BrokerUnavailable, 503, "unavailable", 5),
+    (NotWritten, 503, "unavailable", 5),
+    (Busy, 503, "busy", 60),
+)
+"""Status, code and `Retry-After` of errors that need no other word."""
 
 
 class FieldError(BaseModel):
@@ -58,7 +77,7 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] | None = None
     """Every mistake in the request, if that is the cause."""
     existing: str | None = None
-    """With 409 for a second webhook: the path of the first."""
+    """With 409 for a second webhook: the path of the first. With 409 for a second job: the path of the running one."""
 
 
 @dataclass(eq=False)
@@ -104,31 +123,33 @@ def refused_parameter(name: str, detail: str) -> ApiError:
 def api_error_of(error: DispatcherError, *, may_have_changed: bool) -> ApiError:
     """Returns the response to an error of the dispatcher, with a message that is safe to show tenants.
 
+    Only what passes by itself is a 503 with Retry-After: clients obey it, and repeat the request unchanged.
+
     Args:
         may_have_changed: whether the request was one to change something.
     """
+    for kind, status, code, retry_after_s in _STATUSES:
+        if isinstance(error, kind):
+            headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+            return ApiError(status, code, _sentence(error), headers=headers)
     match error:
-        case NotFound():
-            return ApiError(404, "not_found", _sentence(error))
-        case NotAllowed():
-            return ApiError(403, "not_allowed", _sentence(error))
         case AlreadyExists(existing_id=webhook_id):
-            path = f"/api/v1/webhooks/{webhook_id}"
-            return ApiError(
-                409, "already_exists", _sentence(error), headers={"Link": f'<{path}>; rel="related"'}, existing=path
-            )
-        case WouldBeSkipped():
-            return ApiError(409, "would_be_skipped", _sentence(error))
+            return _conflict("already_exists", error, f"/api/v1/webhooks/{webhook_id}")
+        case AlreadyRunning(job_id=job_id):
+            return _conflict("already_running", error, f"/api/v1/redrives/{job_id}")
         case EditConflict(current_version=version):
             return ApiError(412, "edit_conflict", _sentence(error), headers={"ETag": f'"{version}"'})
-        case TooSoon():
-            return ApiError(429, "too_soon", _sentence(error))
         case ConfigError(problems=problems):
             return refused_fields(problems)
         case StoreUnavailable():  # its message names the database: for the log
             advice = "Check whether the change was made, then try again." if may_have_changed else "Try again."
             return ApiError(503, "store_unavailable", f"{_sentence(error)} {advice}", headers={"Retry-After": "2"})
-    return ApiError(503, "unavailable", _sentence(error), headers={"Retry-After": "5"})
+    return ApiError(409, "refused", _sentence(error))
+
+
+def _conflict(code: str, error: DispatcherError, path: str) -> ApiError:
+    """Returns a 409 that names the object which is in the way."""
+    return ApiError(409, code, _sentence(error), headers={"Link": f'<{path}>; rel="related"'}, existing=path)
 
 
 def api_error_of_http(error: web.HTTPException) -> ApiError:
@@ -162,5 +183,5 @@ def problem_response(error: ApiError, request_id: str) -> web.Response:
 
 
 def _sentence(error: DispatcherError) -> str:
-    text = error.for_tenants
+    text = error.for_tenants.removesuffix(".")
     return f"{text[:1].upper()}{text[1:]}." if text else "It could not be done."

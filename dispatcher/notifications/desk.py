@@ -9,7 +9,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
+from dispatcher.errors import BadLink, NotFound, NotSetUp, TooSoon
 from dispatcher.notifications.composing import AskLimits, Composer
 from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.notifications.content import Content, Section, clean, encode
@@ -147,11 +147,11 @@ class NotificationDesk:
         Raises:
             NotFound: the webhook has no such contact, or it needs no confirmation.
             TooSoon: it was sent within the last day, or three times already, or a limit of all messages is reached.
-            DispatcherError: contacts can't confirm; `problem` says why.
+            NotSetUp: contacts can't confirm; `problem` says why.
             StoreUnavailable: the database did not answer in time.
         """
         if self.problem is not None:
-            raise DispatcherError(self.problem)
+            raise NotSetUp(self.problem)
         changes = await self._store.plan(lambda stored: self._asking_again(config, address, stored.contacts))
         if changes is None:
             raise TooSoon("other messages are being planned: try again in a moment")

@@ -57,7 +57,7 @@ async def list_notifications(call: Call[NotificationList, Empty]) -> Reply:
 def _desk(services: Services) -> NotificationDesk:
     if services.notifications is None:
         why = "There are no notifications without a history store: the operator sets history.url."
-        raise ApiError(503, "no_history", why)
+        raise ApiError(404, "no_history", why)
     return services.notifications
 
 

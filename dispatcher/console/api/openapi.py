@@ -75,15 +75,22 @@ _WORDS: Final = {
     404: "It does not exist, or belongs to an organisation that the caller can't see.",
     409: (
         "The organisation and sandbox already have a webhook, which `existing` names; or their events can't be sent "
-        "again, because their webhook is switched off or missing, so that they would be skipped."
+        "again, because their webhook is switched off or missing, so that they would be skipped; or they are being "
+        "sent again already, by the job that `existing` names: wait until it is done, or stop it."
     ),
     412: "It was changed in the meantime; the header ETag contains its current version.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
-    422: "Some values can't be used: `errors` names each.",
+    422: (
+        "Some values can't be used: `errors` names each; or the operator has not set up what the request needs, which "
+        "`detail` names."
+    ),
     428: "If-Match is missing.",
     429: "It was done a moment ago, or too often: `detail` says when to try again.",
-    503: "The database or the broker does not answer; Retry-After says when to try again.",
+    503: (
+        "The database or the broker does not answer, or the console is busy, starting or stopping; Retry-After says "
+        "when to try again."
+    ),
 }
 
 

@@ -17,7 +17,7 @@ import structlog
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.console.resend_model import RedriveModel
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.errors import AlreadyRunning, Busy, DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.tasks import end
@@ -57,6 +57,8 @@ class RunningJob:
         """Set when a person stops the job: the running batch is finished."""
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Has its result when the work has reached the broker."""
+        self.error: Exception | None = None
+        """What the work failed with."""
 
     def report(self, **numbers: int) -> None:
         """Updates the job's numbers: fields of `RedriveModel`."""
@@ -102,15 +104,21 @@ class RedriveJobs:
         """Starts or queues a job. Returns when its work has reached the broker, or the job is queued.
 
         Raises:
-            DispatcherError: the work failed at once, a job of this tenant and kind is unfinished, or too many jobs are.
+            AlreadyRunning: a job of this tenant and kind is unfinished.
+            Busy: too many jobs are unfinished, or the console is starting or stopping.
+            Exception: the work failed at once, with this.
         """
         unfinished = [job for job in self._jobs.values() if not job.is_over]
-        if any((job.tenant, job.kind) == (tenant, kind) for job in unfinished):
-            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
+        for one in unfinished:
+            if (one.tenant, one.kind) == (tenant, kind):
+                raise AlreadyRunning(
+                    f"{kind} events of {tenant} are being sent again already: wait until that job is done, or stop it",
+                    one.id,
+                )
         if len(unfinished) >= MOST_REDRIVES + MOST_WAITING:
-            raise DispatcherError(f"{len(unfinished)} others are waiting for their turn: try again in a minute")
+            raise Busy(f"{len(unfinished)} others are waiting for their turn: try again in a minute")
         if self._tasks is None:
-            raise DispatcherError("the console is starting or stopping: try again in a minute")
+            raise Busy("the console is starting or stopping: try again in a minute")
         is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
         state: Literal["running", "waiting"] = "running" if is_turn else "waiting"
         job = RedriveModel(uuid.uuid4().hex, *tenant, by, self._clock(), total, state=state, kind=kind)
@@ -123,7 +131,7 @@ class RedriveJobs:
         job = self._jobs[job.id]
         if not running.begun.done():
             del self._jobs[job.id]
-            raise DispatcherError(job.problem or "the console is stopping")
+            raise running.error or Busy("the console is stopping: try again in a minute")
         return job
 
     def add_failed(self, tenant: TenantKey, by: str, kind: Literal["dead", "delivered"], problem: str) -> RedriveModel:
@@ -177,12 +185,14 @@ class RedriveJobs:
                         await work(running)
             self._end(job_id, "stopped" if self._jobs[job_id].stopping else "done")
         except DispatcherError as error:
+            running.error = error
             log.warning("redrive failed", job=job_id, error=str(error))
             self._end(job_id, "failed", error.for_tenants)
         except asyncio.CancelledError:
             self._end(job_id, "failed", _STOPPED[self._jobs[job_id].kind])
             raise
         except Exception as error:
+            running.error = error
             metrics.ERRORS.labels("task").inc()
             log.exception("redrive failed because of a bug", job=job_id)
             self._end(job_id, "failed", f"{type(error).__name__}, a bug of ours")

@@ -12,7 +12,7 @@ from dispatcher.config.units import format_duration
 from dispatcher.console.model import TierModel
 from dispatcher.contract.records import Record, RetryState
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import BrokerUnavailable, DispatcherError
+from dispatcher.errors import BrokerUnavailable, Busy, DispatcherError
 from dispatcher.kafka.backlog import read_backlog
 from dispatcher.kafka.held_topic import tenant_of
 from dispatcher.kafka.redrive import DeadEvent
@@ -111,7 +111,7 @@ class RetryBacklog:
         await asyncio.wait({task}, timeout=max(0.0, CALLER_WAITS_S - waited_s))  # unlike awaiting it, never cancels it
         if not task.done():
             return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
-        return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
+        return Busy("what waits is no longer counted: try again in a minute") if task.cancelled() else task.result()
 
     async def _count_and_keep(self) -> _BacklogCounts | DispatcherError:
         self._began_at = self._clock()

@@ -30,7 +30,7 @@ from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.outcomes import SkipReason
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, NotFound, TooSoon
+from dispatcher.errors import AlreadyRunning, BrokerUnavailable, DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.desk import ContactStatus
 from dispatcher.stores.sql.notification_store import Message
 from dispatcher.stores.sql.records import Orgs
@@ -85,7 +85,7 @@ class FakeLanes:
 
     async def enable(self, tenant: TenantKey) -> None:
         if self.is_away:
-            raise DispatcherError("no dispatcher answers")
+            raise BrokerUnavailable("no dispatcher answers")
         self.enabled.append(tenant)
 
 
@@ -94,7 +94,7 @@ class FakeWaiting:
 
     async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         if self.is_away:
-            raise DispatcherError("kafka does not answer")
+            raise BrokerUnavailable("kafka does not answer")
         return [TierModel("30s", 3, AT, True)]
 
 
@@ -162,7 +162,7 @@ class FakeDeadEvents:
         if (orgs is not None and tenant.org not in orgs) or not (ids or frozenset()) <= known:
             raise NotFound("there is no such dead event")
         if self.is_busy:
-            raise DispatcherError("they are being sent again already")
+            raise AlreadyRunning("they are being sent again already", "job-9")
         self.asked.append((tenant, ids, query))
         total = len(self._matching(tenant, query) if ids is None else ids)
         job = RedriveModel(f"job-{len(self.jobs)}", *tenant, by, time.time(), total)
@@ -204,7 +204,7 @@ class FakeResends:
 
     def __init__(self, dead_events: FakeDeadEvents) -> None:
         self.asked: list[tuple[TenantKey, ResendQuery]] = []
-        self.problem = ""
+        self.error: DispatcherError | None = None
         self._dead_events = dead_events
 
     async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
@@ -213,8 +213,8 @@ class FakeResends:
         return ResendCheck(2, 1, skipped=skipped)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
-        if self.problem:
-            raise DispatcherError(self.problem)
+        if self.error is not None:
+            raise self.error
         self.asked.append((tenant, query))
         job_id = f"sent-{len(self.asked)}"
         job = self._dead_events.jobs[job_id] = RedriveModel(job_id, *tenant, by, time.time(), 2, kind="delivered")

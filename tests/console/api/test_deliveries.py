@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dispatcher.contract.outcomes import DeadReason
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import AlreadyRunning
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import AT, LUMA, RIVAL
@@ -144,14 +144,14 @@ async def test_a_redrive_that_can_not_begin_leaves_no_line_in_the_history(
     console: Console, luma: StoredWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*args: object, **options: object) -> None:
-        raise DispatcherError("a redrive of this webhook is under way")
+        raise AlreadyRunning("a redrive of this webhook is under way", "job-1")
 
     monkeypatch.setattr(console.dead_events, "redrive", refuse)
     api = await console.client(orgs=ORGS)
     answer = await api.post(
         "/api/v1/dead-events/redrive", json={"org": LUMA.org, "sandbox": LUMA.sandbox, "events": {"select": "matching"}}
     )
-    assert (answer.status, answer.json["detail"]) == (503, "A redrive of this webhook is under way.")
+    assert (answer.status, answer.json["detail"]) == (409, "A redrive of this webhook is under way.")
     assert await console.services.audit.search(AuditQuery(action=AuditAction.REDRIVE), orgs=None) == []
 
 

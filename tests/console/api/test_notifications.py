@@ -43,4 +43,4 @@ async def test_without_a_history_store_the_answer_says_why(console: Console, lum
     object.__setattr__(console.services, "notifications", None)
     api = await console.client()
     for answer in (await api.get("/api/v1/notifications"), await api.get(f"/api/v1/webhooks/{luma.id}/contacts")):
-        assert (answer.status, answer.json["type"]) == (503, "urn:dispatcher:problem:no_history")
+        assert (answer.status, answer.json["type"]) == (404, "urn:dispatcher:problem:no_history")

@@ -9,7 +9,7 @@ from dispatcher.config.webhooks import Channel
 from dispatcher.console.model import DeadQuery
 from dispatcher.console.resend_model import DeadCount, ResendCheck
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import BrokerUnavailable
+from dispatcher.errors import AlreadyRunning, BrokerUnavailable
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
@@ -160,16 +160,16 @@ async def test_the_half_that_could_not_be_started_is_named_beside_the_other(
     console: Console, luma: StoredWebhook
 ) -> None:
     api, path = await console.client(), f"/api/v1/webhooks/{luma.id}/resend"
-    console.resends.problem = "more than 10,000 delivered events match: choose a shorter time"
+    console.resends.error = AlreadyRunning("delivered events of luma are being sent again already", "job-9")
     jobs = (await api.post(path, json={"since": SINCE})).json["items"]
     assert [(job["kind"], job["state"], job["problem"]) for job in jobs] == [
-        ("dead", "running", ""), ("delivered", "failed", console.resends.problem),
+        ("dead", "running", ""), ("delivered", "failed", console.resends.error.for_tenants),
     ]  # fmt: skip
     assert len((await api.get(f"/api/v1/audit?webhook_id={luma.id}&action=redrive")).json["items"]) == 1
-    console.resends.problem, console.dead_events.is_busy = "", True
+    console.resends.error, console.dead_events.is_busy = None, True
     jobs = (await api.post(path, json={"since": SINCE})).json["items"]
     assert [(job["kind"], job["state"]) for job in jobs] == [("delivered", "running"), ("dead", "failed")]
-    console.resends.problem = "the broker does not answer"
+    console.resends.error = BrokerUnavailable("kafka.internal:9092")
     refused = await api.post(path, json={"since": SINCE})
     assert (refused.status, "does not answer" in refused.text) == (503, True)
 

@@ -40,7 +40,7 @@ from dispatcher.console.sources.test_sender import SampleSender as Tester
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.errors import AlreadyRunning, BrokerUnavailable, NotFound
 from dispatcher.stores.sql.records import Orgs
 from tests.unit.examples import record, sms_event
 
@@ -250,7 +250,7 @@ class SampleWaiting:
 
     async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         if self.is_away:
-            raise DispatcherError("kafka at kafka:9092: no answer")
+            raise BrokerUnavailable("kafka at kafka:9092: no answer")
         now = time.time()
         if (number := self.held.get(tenant)) is not None:
             return (TierModel("held", number, None, reason="paused", expires_at=now + 80_000),)
@@ -366,7 +366,7 @@ class SampleDeadEvents:
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveModel:
         if tenant in self.busy:
-            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
+            raise AlreadyRunning(f"events of {tenant} are being sent again already: wait until that is done", "job0")
         whole = replace(query, tenant=tenant, sendable=True, limit=10_000, before=None)
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)
