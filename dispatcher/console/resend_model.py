@@ -4,7 +4,9 @@ Delivered events come from the history store and the topic of events, dead ones 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dispatcher.console.model import ApiValue, Time
 from dispatcher.contract.outcomes import SkipReason
@@ -45,10 +47,16 @@ class ResendCheck:
     events: int
     gone: int
     """Selected, but no longer in the topic of events."""
-    is_cut: bool = False
-    """True if more events match than one job sends."""
+    is_at_least: bool = False
+    """True if more events match than were counted: a resend sends all of them."""
     skipped: tuple[SkippedCount, ...] = ()
     """How many of them the webhook would skip."""
+    left_out: int = 0
+    """Matching ones that are not among `events`, because they were sent again since `ResendQuery.checked_at`."""
+    sent_before: int = 0
+    """How many of `events` were sent again already, after the delivery that matches."""
+    sent_before_since: float | None = None
+    """Unix seconds of the first time that one of them was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,14 @@ class DeadCount:
     events: int
     is_at_least: bool = False
     """True if there wasn't time to read all of the dead-letter topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint(ApiValue):
+    """Where a job of delivered events has come to. The same order with these two values sends what is left."""
+
+    until: Time
+    checked_at: Time
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,12 @@ class RedriveModel(ApiValue):
     stopping: bool = False
     """Whether a person has stopped the job while its running batch is still finished."""
     finished_at: Time | None = None
+    total_is_at_least: bool = False
+    """Whether `total` grows: further events are looked for when those that were found have been sent."""
+    resume: ResumePoint | None = None
+    """Where to go on if the job is stopped or fails, for a job of delivered events; null if nothing is left."""
+    query: Annotated[ResendQuery | None, Field(exclude=True)] = None
+    """The order of a job of delivered events."""
 
     @property
     def tenant(self) -> TenantKey:

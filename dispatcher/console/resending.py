@@ -55,7 +55,7 @@ class ResendPlan:
     skipped: tuple[SkippedCount, ...]
     """How many of the events the webhook would skip, because its lists have changed."""
     skipped_is_at_least: bool
-    """True if the console doesn't keep all dead events, so that more may be skipped."""
+    """True if not all events that match were looked at, so that more may be skipped."""
     webhook_state: WebhookState
     delivered_since: float | None = None
     """Time from which on deliveries are kept, if the order begins earlier: the ones before can't be sent again."""
@@ -66,9 +66,14 @@ class ResendPlan:
         return self.delivered.events + self.dead.events
 
     @property
+    def is_at_least(self) -> bool:
+        """True if more events may match than were counted: all that match are sent."""
+        return self.delivered.is_at_least or self.dead.is_at_least
+
+    @property
     def is_empty(self) -> bool:
         """True if nothing matches."""
-        return not self.events and not self.dead.is_at_least
+        return not self.events and not self.is_at_least
 
 
 async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:
@@ -101,7 +106,7 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
         dead,
         (*warnings, *webhook_state.reasons),
         add_skipped(delivered.skipped, skipped_dead),
-        order.dead and services.dead_events.problem is not None,
+        delivered.is_at_least or (order.dead and services.dead_events.problem is not None),
         webhook_state,
         _kept_since(services, order),
     )
@@ -152,17 +157,19 @@ async def start_resend(
     Raises:
         NotFound: nothing matches.
         WouldBeSkipped: the webhook is switched off.
-        DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer.
+        AlreadyRunning: such a job is running.
+        DispatcherError: the broker or a database doesn't answer.
     """
     raise_if_skipped(webhook)
     jobs: list[RedriveModel] = []
     problems: dict[Literal["delivered", "dead"], DispatcherError] = {}
+    missing: list[NotFound] = []
 
     async def start(kind: Literal["delivered", "dead"], starting: Awaitable[RedriveModel]) -> None:
         try:
             jobs.append(await starting)
-        except NotFound:
-            pass  # nothing of this kind matches
+        except NotFound as error:  # nothing of this kind matches
+            missing.append(error)
         except DispatcherError as error:
             problems[kind] = error
 
@@ -171,13 +178,14 @@ async def start_resend(
     if order.dead:
         await start("dead", _start_redrive(services, person, webhook, order.dead_query))
     if not jobs:
-        raise next(iter(problems.values()), NotFound("no event matches"))
+        raise next(iter([*problems.values(), *missing]), NotFound("no event matches"))
     for job in jobs:
         details: dict[str, JsonValue] = {
             "job": job.id,
             "events": job.total,
             "kind": job.kind,
             "chosen": bool(order.query.event_ids),
+            **({"at_least": True} if job.total_is_at_least else {}),
         }
         await services.audit.record(
             AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details

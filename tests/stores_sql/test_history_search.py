@@ -20,7 +20,7 @@ from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch, HistoryTimeline
-from dispatcher.stores.sql.history_seen import without_webhook_statement
+from dispatcher.stores.sql.history_seen import redriven_statement, without_webhook_statement
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, records
@@ -236,6 +236,13 @@ async def test_every_search_uses_an_index_on_postgresql(request: pytest.FixtureR
                     assert re.search(rf"using \S+_{_POSTGRESQL.get(_INDEX[name], _INDEX[name])}\w*_idx", plan), (
                         f"{name}: {plan}"
                     )
+        ids = [f"msg_{number:032x}" for number in range(5)]
+        statement, parameters = redriven_statement(ids, NOW - 86_400, has_partitions=True)
+        explain = text("EXPLAIN " + statement.text).bindparams(bindparam("ids", expanding=True))
+        async with opened.write() as connection:
+            plan = "\n".join(line for (line,) in await connection.execute(explain, parameters))
+        assert re.search(r"_webhook_id_at_idx", plan), plan
+        assert not re.search(r"Seq Scan on history_entries|history_entries_[12]_", plan), plan  # one class is read
     finally:
         await opened.close()
 

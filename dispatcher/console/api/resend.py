@@ -20,12 +20,15 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
     return Reply(
         ResendCheckModel(
             delivered=plan.delivered.events,
+            delivered_is_at_least=plan.delivered.is_at_least,
+            left_out=plan.delivered.left_out,
+            sent_before=plan.delivered.sent_before,
+            sent_before_since=plan.delivered.sent_before_since,
             dead=plan.dead.events,
             dead_is_at_least=plan.dead.is_at_least,
             gone=plan.delivered.gone,
             delivered_since=plan.delivered_since,
             would_be_skipped=plan.skipped,
-            too_many=plan.delivered.is_cut,
             warnings=plan.warnings,
         )
     )

@@ -13,7 +13,7 @@ from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import RESENT
 from dispatcher.console.pages.time_range import TimeRange, time_in, with_offsets
 from dispatcher.console.request_body import form_body, number_in, words_in
-from dispatcher.console.resend_model import ResendQuery
+from dispatcher.console.resend_model import RedriveModel, ResendQuery
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
@@ -39,7 +39,8 @@ class ResendChoice:
     include: tuple[str, ...] = _INCLUDE
     """Empty if something else was chosen, which can't be sent again."""
     checked: str = ""
-    """The moment of the check: an order that is given twice, by going back, sends nothing twice."""
+    """Events that were sent again since are left out: an order that is given twice, by going back, sends nothing twice.
+    The moment of the check, or an earlier one to leave out what was sent before it."""
 
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "ResendChoice":
@@ -59,6 +60,8 @@ class ResendChoice:
     @property
     def problem(self) -> str:
         """Why the choice can't be carried out; empty if it can."""
+        if self.checked and self.checked_at is None:
+            return f"The time {self.checked} can't be read: check again."
         if not self.include:
             return "Choose delivered events, dead ones or both: others can't be sent again."
         if self.events:
@@ -67,10 +70,37 @@ class ResendChoice:
             return self.time.problem
         return "" if self.time.begin(time.time()) is not None else "Choose a time from which on events are sent again."
 
+    @property
+    def checked_at(self) -> float | None:
+        """Unix seconds since which events that were sent again are left out."""
+        return time_in(self.checked)
+
     def as_of(self, now: float) -> "ResendChoice":
         """Returns the choice with a fixed begin and end, so that the counted events are the ones that are sent."""
-        checked = datetime.fromtimestamp(now, UTC).isoformat()
+        checked = self.checked or _text_of(now)
         return replace(self, checked=checked, time=self.time if self.events else self.time.as_of(now))
+
+    @classmethod
+    def rest_of(cls, job: RedriveModel) -> "ResendChoice | None":
+        """Returns what a job that is over has left to send; None if nothing, or if it isn't known or fits no URL."""
+        if not job.is_over or job.query is None or job.resume is None or len(job.query.event_ids) > MAX_CHOSEN:
+            return None
+        query, resume = job.query, job.resume
+        return cls(
+            events=query.event_ids,
+            time=TimeRange("", "" if query.since is None else _text_of(query.since), _text_of(resume.until)),
+            reason=",".join(sorted(query.reasons)),
+            status=",".join(sorted(query.message_statuses)),
+            channel=",".join(sorted(query.channels)),
+            campaign=query.campaign_id or "",
+            include=("delivered",),
+            checked=_text_of(resume.checked_at),
+        )
+
+    def address(self, webhook_id: str, checked_at: float | None = None) -> str:
+        """Returns the URL of a check of this choice, which leaves out what was sent again since `checked_at`."""
+        choice = self if checked_at is None else replace(self, checked=_text_of(checked_at))
+        return f"/webhooks/{webhook_id}/resend?{urlencode(choice.fields())}"
 
     def order(self, now: float) -> ResendOrder:
         """Returns the resend order of this choice."""
@@ -82,7 +112,7 @@ class ResendChoice:
             message_statuses=words_in(self.status),
             channels=words_in(self.channel),
             campaign_id=self.campaign or None,
-            checked_at=time_in(self.checked),
+            checked_at=self.checked_at,
         )
         return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
 
@@ -92,6 +122,10 @@ class ResendChoice:
         return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)] + (
             [("checked", self.checked)] if self.checked else []
         )
+
+
+def _text_of(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -161,11 +195,19 @@ class ResendPages:
         asked = request.query.getall("job", [])[:MAX_GROUPS]
         jobs = [dead.job(one, orgs=person.orgs) for one in asked] if asked else dead.list_jobs(orgs=person.orgs)
         left = request.query.get("left", "")
+        rests = {job.id: rest for job in jobs if (rest := ResendChoice.rest_of(job)) is not None}
+        tenants = {job.tenant for job in jobs if job.id in rests}
+        webhooks = await self._renderer.services.webhooks.list_tenants(tenants, orgs=person.orgs) if tenants else {}
         return await self._renderer.page(
             request,
             "redrives.html",
             at="dead",
             jobs=jobs,
+            continue_at={
+                job.id: rests[job.id].address(webhooks[job.tenant].id)
+                for job in jobs
+                if job.id in rests and job.tenant in webhooks
+            },
             is_all=not asked,
             may_be_several=self._renderer.services.settings.console.session_key is not None,
             is_running=not all(job.is_over for job in jobs),

@@ -1,24 +1,26 @@
 """Sends delivered events again: finds them in the history store, and reads them again in the topic of events."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery
+from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery, ResumePoint
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
 from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.delivery.history_recorder import HistoryRecorder
+from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.resend import Resend, ResendTally, available_places
@@ -27,13 +29,25 @@ from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores.sql.history_search import HistoryQuery
 
 MOST_EVENTS: Final = 10_000
-"""Delivered events of one job."""
+"""Delivered events that a check counts, and that a job keeps in memory until they are sent."""
 _PAGE: Final = 200
+_IDS: Final = 500
+"""Events that are looked up at once."""
 _DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
-_REDRIVEN: Final = frozenset({HistoryOutcome.REDRIVEN})
 _REMEMBERED: Final = 5 * MOST_EVENTS
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Events that match an order, the newest first: those that are sent before further ones are looked for."""
+
+    events: dict[Origin, HistoryEntry]
+    left_out: int
+    """Matching events that were sent again since the order's `checked_at`."""
+    next: str | None
+    """Cursor of the following part; None after the last one."""
 
 
 class DeliveredEvents:
@@ -53,55 +67,76 @@ class DeliveredEvents:
         Raises:
             DispatcherError: broker or database don't answer.
         """
-        origins, is_cut = await self._find(tenant, query)
-        if not origins:
-            return ResendCheck(0, 0, is_cut)
+        part = await self._part(tenant, query)
+        found = ResendCheck(0, 0, part.next is not None, left_out=part.left_out)
+        if not part.events:
+            return found
         try:
-            async with asyncio.timeout(CHECK_S), open_topics(self._settings.kafka, _topics(origins)) as reader:
-                kept, gone = available_places(origins, reader.ranges)
+            async with asyncio.timeout(CHECK_S), open_topics(self._settings.kafka, _topics(part.events)) as reader:
+                kept, gone = available_places(part.events, reader.ranges)
         except NotFound:  # the topic of events has another name now
-            return ResendCheck(0, len(origins), is_cut)
+            return replace(found, gone=len(part.events))
         except TimeoutError:
             raise BrokerUnavailable from None
-        skipped = () if config is None else count_skipped(config, (origins[one] for one in kept))
-        return ResendCheck(len(kept), gone, is_cut, skipped)
+        skipped = () if config is None else count_skipped(config, (part.events[one] for one in kept))
+        sent_at = await self._sent_again(part.events, min(one.at for one in part.events.values()) / 1000)
+        before = [at for one in kept if (at := sent_at.get(one, 0.0)) > part.events[one].at / 1000]
+        return replace(
+            found,
+            events=len(kept),
+            gone=gone,
+            skipped=skipped,
+            sent_before=len(before),
+            sent_before_since=math.floor(min(before) * 1000) / 1000 if before else None,  # as the history has it
+        )
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         """Starts or queues a job, which `RedriveJobs.job` returns.
 
-        Events that were sent again since `query.checked_at` are left out, and counted as `already`.
+        The job sends all that match, in parts of `MOST_EVENTS`, the newest first. Events that were sent again since
+        `query.checked_at` are left out, and counted as `already`.
 
         Raises:
             NotFound: nothing matches, or all that match were sent again since.
-            DispatcherError: too many match, a job of the tenant's delivered events is running, or broker or database
-                don't answer.
+            DispatcherError: a job of the tenant's delivered events is running, or broker or database don't answer.
         """
-        origins, is_cut = await self._find(tenant, query)
-        if is_cut:
-            raise DispatcherError(f"more than {MOST_EVENTS:,} delivered events match: choose a shorter time")
-        if not origins:
-            raise NotFound("no delivered event matches, or they are no longer kept")
-        already = origins.keys() & await self._sent_since(tenant, query.checked_at)
-        wanted = [one for one in origins if one not in already]
-        if not wanted:
-            raise NotFound("these events were sent again since they were checked: check once more to send them again")
+        now = time.time()
+        # What the job itself sends is delivered after `until`; what it has sent is left out of further parts.
+        resume = ResumePoint(
+            now if query.until is None else min(query.until, now),
+            now if query.checked_at is None else query.checked_at,
+        )
+        part = await self._part(tenant, replace(query, until=resume.until))
+        if not part.events:
+            raise NotFound(
+                "these events were sent again since they were checked: check once more to send them again"
+                if part.left_out
+                else "no delivered event matches, or they are no longer kept"
+            )
+        order = replace(query, until=resume.until, checked_at=resume.checked_at)
         return await self._jobs.start(
-            tenant, by, len(wanted), lambda job: self._send(job, tenant, wanted, len(already)), kind="delivered"
+            tenant, by, len(part.events), lambda job: self._send(job, tenant, order, part, resume), "delivered", order
         )
 
-    async def _sent_since(self, tenant: TenantKey, checked_at: float | None) -> set[Origin]:
-        """Returns the places of events that were sent again at that time or later, by this console or another."""
-        if checked_at is None:
-            return set()
-        sent = {origin for origin, at in self._sent_at.items() if at >= checked_at}
-        before = None
+    async def _part(self, tenant: TenantKey, query: ResendQuery, before: str | None = None) -> _Part:
+        """Returns the next events that match and were not sent again since `query.checked_at`."""
+        left_out = 0
         while True:
-            query = HistoryQuery(tenant=tenant, since=checked_at, outcomes=_REDRIVEN, before=before, limit=_PAGE)
-            page = await self._history.search(query, orgs=frozenset({tenant.org}))
-            sent |= _origins(page.items, HistoryOutcome.REDRIVEN).keys()
-            before = page.next
-            if before is None:
-                return sent
+            found, before = await self._find(tenant, query, before)
+            sent_at = {} if query.checked_at is None else await self._sent_again(found, query.checked_at)
+            wanted = {origin: entry for origin, entry in found.items() if origin not in sent_at}
+            left_out += len(found) - len(wanted)
+            if wanted or before is None:
+                return _Part(wanted, left_out, before)
+
+    async def _sent_again(self, events: Mapping[Origin, HistoryEntry], since: float) -> dict[Origin, float]:
+        """Returns which of the events were sent again at that time or later, by this console or another, and when."""
+        sent_at = {origin: at for origin in events if (at := self._sent_at.get(origin, 0.0)) >= since}
+        ids = sorted({entry.webhook_id for entry in events.values() if entry.webhook_id is not None})
+        for begin in range(0, len(ids), _IDS):
+            stored = await self._history.redriven(ids[begin : begin + _IDS], since)
+            sent_at |= {origin: at for origin, at in stored.items() if origin in events}
+        return sent_at
 
     def _note_sent(self, origin: Origin) -> None:
         self._sent_at[origin] = time.time()
@@ -109,15 +144,19 @@ class DeliveredEvents:
         if len(self._sent_at) > _REMEMBERED:
             self._sent_at.popitem(last=False)
 
-    async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[dict[Origin, HistoryEntry], bool]:
-        """Returns matching events by place, as many as one job sends at most, and whether there are more."""
-        found: dict[Origin, HistoryEntry] = {}
+    async def _find(
+        self, tenant: TenantKey, query: ResendQuery, before: str | None
+    ) -> tuple[dict[Origin, HistoryEntry], str | None]:
+        """Returns matching events by place, about `MOST_EVENTS` at most, and the cursor of further ones.
+
+        The entry of each is the first delivery among those that were read.
+        """
+        orgs, found = frozenset({tenant.org}), dict[Origin, HistoryEntry]()
         for event_id in query.event_ids:
             query_of_event = HistoryQuery(tenant=tenant, webhook_id=event_id, outcomes=_DELIVERED, limit=_PAGE)
-            found |= _origins((await self._history.search(query_of_event, orgs=frozenset({tenant.org}))).items)
+            found |= _origins((await self._history.search(query_of_event, orgs=orgs)).items)
         if query.event_ids:
-            return found, False
-        before = None
+            return found, None
         while True:
             page = await self._history.search(
                 HistoryQuery(
@@ -132,41 +171,103 @@ class DeliveredEvents:
                     before=before,
                     limit=_PAGE,
                 ),
-                orgs=frozenset({tenant.org}),
+                orgs=orgs,
             )
             found |= _origins(page.items)
-            if len(found) > MOST_EVENTS:
-                return dict(islice(found.items(), MOST_EVENTS)), True
             before = page.next
-            if before is None:
-                return found, False
+            if before is None or len(found) >= MOST_EVENTS:
+                return found, before
 
-    async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin], already: int) -> None:
-        def report(tally: ResendTally) -> None:
-            job.report(total=tally.total, sent=tally.sent, gone=tally.gone, too_large=tally.too_large, already=already)
-
+    async def _send(
+        self, job: RunningJob, tenant: TenantKey, order: ResendQuery, part: _Part, resume: ResumePoint
+    ) -> None:
+        """Sends one part after the other, until nothing is left or the job is stopped."""
+        progress = _Progress(job)
         async with (
             asyncio.timeout(ANSWER_S) as opening,
-            open_topics(self._settings.kafka, _topics(origins)) as reader,
             open_history(self._settings) as history,
             Producer(self._settings.kafka) as producer,
         ):
             opening.reschedule(None)
-            job.begun.set_result(None)
-            resend = Resend(reader, tenant, origins, report, history, self._note_sent)
+            while True:
+                progress.begin(part, resume)
+                if part.events:
+                    await self._send_part(job, tenant, part, progress.report, history, producer)
+                if job.stop.is_set():
+                    break
+                if part.next is None:
+                    job.report(resume=None)
+                    break
+                part = await self._part(tenant, order, part.next)
+                newest_ms = max((entry.at for entry in part.events.values()), default=0)
+                resume = replace(resume, until=(newest_ms + 2) / 1000)  # the range excludes its end
+        log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=progress.sent)
+
+    async def _send_part(
+        self,
+        job: RunningJob,
+        tenant: TenantKey,
+        part: _Part,
+        report: Callable[[ResendTally], None],
+        history: HistoryRecorder | None,
+        producer: Producer,
+    ) -> None:
+        async with (
+            asyncio.timeout(ANSWER_S) as opening,
+            open_topics(self._settings.kafka, _topics(part.events)) as reader,
+        ):
+            opening.reschedule(None)
+            if not job.begun.done():
+                job.begun.set_result(None)
+            resend = Resend(reader, tenant, part.events, report, history, self._note_sent)
             report(resend.tally)
             report(await job.finish(resend.send(producer, self._redrive_to, RATE, job.stop)))
-        log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=resend.tally.sent)
 
 
-def _origins(
-    entries: Iterable[HistoryEntry], outcome: HistoryOutcome = HistoryOutcome.DELIVERED
-) -> dict[Origin, HistoryEntry]:
-    """Returns events with this outcome by place, in order and once each."""
+class _Progress:
+    """Reports the numbers of a job over all its parts."""
+
+    def __init__(self, job: RunningJob) -> None:
+        self._job = job
+        self._already = 0
+        self._earlier = ResendTally(0, 0)
+        """Of the parts before this one."""
+        self._tally = ResendTally(0, 0)
+
+    @property
+    def sent(self) -> int:
+        return self._earlier.sent + self._tally.sent
+
+    def begin(self, part: _Part, resume: ResumePoint) -> None:
+        """Starts a part. `resume`: where to go on unless it and all further ones are sent."""
+        earlier, tally = self._earlier, self._tally
+        self._earlier = ResendTally(
+            earlier.total + tally.total,
+            earlier.gone + tally.gone,
+            earlier.sent + tally.sent,
+            earlier.too_large + tally.too_large,
+        )
+        self._already += part.left_out
+        self.report(ResendTally(len(part.events), 0))
+        self._job.report(already=self._already, total_is_at_least=part.next is not None, resume=resume)
+
+    def report(self, tally: ResendTally) -> None:
+        """Reports the numbers of the current part."""
+        self._tally = tally
+        self._job.report(
+            total=self._earlier.total + tally.total,
+            gone=self._earlier.gone + tally.gone,
+            sent=self.sent,
+            too_large=self._earlier.too_large + tally.too_large,
+        )
+
+
+def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, HistoryEntry]:
+    """Returns delivered events by place, once each with the earliest of these entries, which are the newest first."""
     return {
         Origin(one.topic, one.partition, one.offset): one
         for one in entries
-        if one.outcome is outcome
+        if one.outcome is HistoryOutcome.DELIVERED
         and one.topic is not None and one.partition is not None and one.offset is not None
     }  # fmt: skip
 

@@ -1,11 +1,12 @@
 """Queries the history store for the API and the pages."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.recipient import recipient_hashes
+from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import (
     MAX_TENANTS,
@@ -100,6 +101,10 @@ class HistoryLookup:
     async def seen_campaigns(self, tenant: TenantKey) -> list[str]:
         """Returns campaigns that had events lately, as `HistorySeen.campaigns` does."""
         return await self._search.seen.campaigns(tenant)
+
+    async def redriven(self, webhook_ids: Sequence[str], since: float) -> dict[Origin, float]:
+        """Returns which events were sent again since then, as `HistorySeen.redriven` does."""
+        return await self._search.seen.redriven(webhook_ids, since)
 
     async def erase(self, recipient: str) -> int:
         """Erases a person's entries as `HistoryStore.erase` does; `recipient` is the hash."""

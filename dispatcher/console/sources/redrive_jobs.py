@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeVar
 import structlog
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.console.resend_model import RedriveModel
+from dispatcher.console.resend_model import RedriveModel, ResendQuery, ResumePoint
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyRunning, Busy, DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
@@ -39,7 +39,7 @@ MOST_JOBS: Final = 200
 
 _STOPPED: Final = {
     "dead": "the console was stopped: send them again, none goes twice",
-    "delivered": "the console was stopped: some were sent already",
+    "delivered": "the console was stopped: some were sent already, which the next check names",
 }
 
 T = TypeVar("T")
@@ -60,18 +60,20 @@ class RunningJob:
         self.error: Exception | None = None
         """What the work failed with."""
 
-    def report(self, **numbers: int) -> None:
-        """Updates the job's numbers: fields of `RedriveModel`."""
-        self._jobs.update(self.id, **numbers)
+    def report(self, **changes: int | ResumePoint | None) -> None:
+        """Updates the job's numbers, and where it has come to: fields of `RedriveModel`."""
+        self._jobs.update(self.id, **changes)
 
     async def finish(self, sending: Coroutine[object, object, T]) -> T:
         """Awaits `sending`. If the console stops, the running batch gets `STOP_S` to finish."""
         task = asyncio.ensure_future(sending)
         try:
             return await asyncio.shield(task)
-        finally:
+        except asyncio.CancelledError:
             self.stop.set()
             await asyncio.wait({task}, timeout=STOP_S)
+            raise
+        finally:
             await end(task)
 
 
@@ -99,9 +101,18 @@ class RedriveJobs:
                 self._tasks = None
 
     async def start(
-        self, tenant: TenantKey, by: str, total: int, work: JobFunction, kind: Literal["dead", "delivered"] = "dead"
+        self,
+        tenant: TenantKey,
+        by: str,
+        total: int,
+        work: JobFunction,
+        kind: Literal["dead", "delivered"] = "dead",
+        query: ResendQuery | None = None,
     ) -> RedriveModel:
         """Starts or queues a job. Returns when its work has reached the broker, or the job is queued.
+
+        Args:
+            query: the order of delivered events.
 
         Raises:
             AlreadyRunning: a job of this tenant and kind is unfinished.
@@ -121,7 +132,7 @@ class RedriveJobs:
             raise Busy("the console is starting or stopping: try again in a minute")
         is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
         state: Literal["running", "waiting"] = "running" if is_turn else "waiting"
-        job = RedriveModel(uuid.uuid4().hex, *tenant, by, self._clock(), total, state=state, kind=kind)
+        job = RedriveModel(uuid.uuid4().hex, *tenant, by, self._clock(), total, state=state, kind=kind, query=query)
         self._add(job)
         running = self._running[job.id] = RunningJob(self, job.id)
         task = self._tasks.create_task(self._run_job(running, work), name=f"redrive of {tenant}")

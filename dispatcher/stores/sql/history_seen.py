@@ -1,14 +1,17 @@
-"""Finds tenants, channels and campaigns in the history store, for choices and warnings of the console."""
+"""Finds tenants, campaigns and resends in the history store, for choices and warnings of the console."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import TextClause, bindparam, text
 
+from dispatcher.contract.history import KEPT_AS, HistoryOutcome
+from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import clean
-from dispatcher.stores.sql.history_schema import NO_WEBHOOK
+from dispatcher.stores.sql.history_schema import KEPT, NO_WEBHOOK
 from dispatcher.stores.sql.records import MAX_LISTED, Orgs
 
 SEARCH_WITHIN_S: Final = 8.0
@@ -73,6 +76,36 @@ class HistorySeen:
         }  # fmt: skip
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             return [str(row[0]) for row in await connection.execute(statement, parameters)]
+
+    async def redriven(self, webhook_ids: Sequence[str], since: float) -> dict[Origin, float]:
+        """Returns which of these events were sent again at that time or later, and when they last were.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        statement, parameters = redriven_statement(webhook_ids, since, has_partitions=self._database.is_postgresql)
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            found = await connection.execute(statement, parameters)
+            return {Origin(row[0], row[1], row[2]): row[3] / 1000 for row in found}
+
+
+def redriven_statement(
+    webhook_ids: Sequence[str], since: float, *, has_partitions: bool
+) -> tuple[TextClause, dict[str, object]]:
+    """Returns the statement of `HistorySeen.redriven`: it reads the entries of these events by their index."""
+    kept = " AND kept = :kept" if has_partitions else ""  # on SQLite it would walk a class of all tenants by its key
+    statement = text(
+        'SELECT topic, "partition", "offset", max("at") FROM history_entries WHERE webhook_id IN :ids '  # noqa: S608  (constants)
+        f'AND "at" >= :since AND outcome = :outcome AND topic IS NOT NULL{kept} GROUP BY topic, "partition", "offset"'
+    ).bindparams(bindparam("ids", expanding=True))
+    outcome = HistoryOutcome.REDRIVEN
+    parameters: dict[str, object] = {
+        "ids": [clean(one) for one in webhook_ids],
+        "since": int(since * 1000),
+        "outcome": outcome.value,
+        **({"kept": KEPT[KEPT_AS[outcome]]} if has_partitions else {}),
+    }
+    return statement, parameters
 
 
 def without_webhook_statement(since: float, orgs: Orgs) -> tuple[TextClause, dict[str, object]]:

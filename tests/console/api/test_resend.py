@@ -26,8 +26,8 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
     kept = datetime.now(UTC) - timedelta(hours=24)
     assert abs(datetime.fromisoformat(check.pop("delivered_since")) - kept) < timedelta(minutes=10)  # since is earlier
     assert {**check, "warnings": []} == {
-        "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "dead_is_at_least": False, "would_be_skipped": [],
-        "warnings": [],
+        "delivered": 2, "delivered_is_at_least": False, "left_out": 0, "sent_before": 0, "sent_before_since": None,
+        "dead": 1, "gone": 1, "dead_is_at_least": False, "would_be_skipped": [], "warnings": [],
     }  # fmt: skip
     started = await api.post(path, json={"since": SINCE, "channels": ["email"], "checked_at": SINCE})
     assert started.status == 202

@@ -33,7 +33,7 @@ from dispatcher.console.model import (
     TierModel,
     Window,
 )
-from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck, ResendQuery, SkippedCount
+from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck, ResendQuery, ResumePoint, SkippedCount
 from dispatcher.console.sources.attempt_counts import Failing
 from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.console.sources.test_sender import SampleSender as Tester
@@ -418,7 +418,11 @@ class SampleResends:
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         job_id = f"job{len(self._dead_events.jobs) + 1}"
         total = len(query.event_ids) or 56
-        job = RedriveModel(job_id, *tenant, by, time.time(), total, gone=0 if query.event_ids else 4, kind="delivered")
+        now = time.time()
+        job = RedriveModel(
+            job_id, *tenant, by, now, total, gone=0 if query.event_ids else 4, kind="delivered",
+            resume=ResumePoint(now, now), query=query,
+        )  # fmt: skip
         self._dead_events.jobs[job_id] = job
         return job
 

@@ -157,13 +157,68 @@ async def test_a_job_is_stopped_after_its_batch_and_another_may_start(
     assert world.jobs.jobs(orgs=frozenset({OTHER.org})) == []
 
 
-async def test_more_than_a_job_sends_is_refused_and_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_EVENTS", 3)
-    for number in range(4):
-        await world.delivered(LUMA, number)
-    assert (await world.resends.check(LUMA, ALL)).is_cut
-    with pytest.raises(DispatcherError, match="choose a shorter time"):
-        await world.resends.start(LUMA, ALL, "ada")
+async def test_one_job_sends_all_that_match_however_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job stopped at 10,000: an hour of 100 events a second was 36 orders with times that were chosen by hand."""
+    monkeypatch.setattr(module, "MOST_EVENTS", 4)
+    monkeypatch.setattr(module, "_PAGE", 2)
+    origins = [await world.delivered(LUMA, number) for number in range(11)]
+    check = await world.resends.check(LUMA, ALL)
+    assert (check.events, check.is_at_least, check.left_out, check.sent_before) == (4, True, 0, 0)
+    job = await world.resends.start(LUMA, ALL, "ada")
+    assert (job.total, job.total_is_at_least, job.resume is not None) == (4, True, True)
+    job = await world.done(job)
+    assert (job.state, job.sent, job.total, job.total_is_at_least, job.resume) == ("done", 11, 11, False, None)
+    assert (await world.sent()).keys() == set(origins)
+
+
+async def test_an_event_that_was_delivered_twice_is_sent_once_by_a_job_of_several_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_EVENTS", 2)
+    monkeypatch.setattr(module, "_PAGE", 2)
+    origins = [await world.delivered(LUMA, number) for number in range(6)]
+    place = {"topic": origins[0].topic, "partition": origins[0].partition, "offset": origins[0].offset}
+    await world.history.add(entry_of(LUMA, "0", age_s=1, **place))  # the newest and the oldest
+    job = await world.done(await world.resends.start(LUMA, ALL, "ada"))
+    assert (job.state, job.sent, job.already) == ("done", 6, 1)
+    assert (await world.sent()).keys() == set(origins)  # asserts that none is there twice
+
+
+async def test_a_stopped_job_goes_on_where_it_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RATE", 20.0)
+    monkeypatch.setattr(module, "MOST_EVENTS", 20)
+    monkeypatch.setattr(module, "_PAGE", 10)
+    origins = [await world.delivered(LUMA, number) for number in range(60)]
+    job = await world.resends.start(LUMA, ALL, "ada")
+    await until(lambda: world.jobs.job(job.id, orgs=None).sent > 20, "the second part")
+    world.jobs.stop(job.id, orgs=None)
+    stopped = await world.done(job)
+    assert (stopped.state, 20 < stopped.sent < 60) == ("stopped", True)
+    assert stopped.resume is not None
+    rest = replace(ALL, until=stopped.resume.until, checked_at=stopped.resume.checked_at)
+    monkeypatch.setattr(module, "MOST_EVENTS", 100)
+    check = await world.resends.check(LUMA, rest)
+    assert (check.events, check.left_out < stopped.sent) == (60 - stopped.sent, True)  # none of the first part
+    monkeypatch.setattr(module, "RATE", 500.0)
+    job = await world.done(await world.resends.start(LUMA, rest, "ada"))
+    assert (job.state, job.sent, job.already) == ("done", 60 - stopped.sent, check.left_out)
+    assert (await world.sent()).keys() == set(origins)
+
+
+async def test_a_check_names_those_that_were_sent_again_before(world: World) -> None:
+    """After a stopped job, or one of another pod, the next check counted all of them as new, without a word."""
+    origins = [await world.delivered(LUMA, number) for number in range(5)]
+    for number, age_s in ((0, 2.0), (3, 4.0), (4, 200.0)):  # the last one before that delivery
+        place = {name: getattr(origins[number], name) for name in ("topic", "partition", "offset")}
+        redriven = entry_of(
+            LUMA, str(number), age_s=age_s, outcome=HistoryOutcome.REDRIVEN, reason="delivered", **place
+        )
+        await world.history.add(redriven)
+    check = await world.resends.check(LUMA, ALL)
+    assert (check.events, check.left_out, check.sent_before) == (5, 0, 2)
+    assert check.sent_before_since == pytest.approx(time.time() - 4, abs=60)
+    check = await world.resends.check(LUMA, replace(ALL, checked_at=check.sent_before_since))
+    assert (check.events, check.left_out, check.sent_before) == (3, 2, 0)
 
 
 async def test_an_order_that_is_given_twice_sends_nothing_twice(world: World) -> None:

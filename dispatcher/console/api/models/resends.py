@@ -31,7 +31,8 @@ class ResendRequest(TimeFilter):
 
     checked_at: Moment | None = None
     """Leaves out delivered events that were sent again at this time or later, as dead ones always are. Give the time
-    of your check, and the same one if you repeat a request that had no answer: nothing is sent twice."""
+    of your check, and the same one if you repeat a request that had no answer: nothing is sent twice. To go on after a
+    job that was stopped or has failed, give `until` and `checked_at` of its `resume`."""
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
@@ -45,6 +46,14 @@ class ResendCheckModel(ResponseModel):
 
     delivered: int
     """Delivered events that are still in the topic of events."""
+    delivered_is_at_least: bool
+    """true if more than 10,000 match, which are not counted any further: a resend sends all of them."""
+    left_out: int
+    """Delivered events that match and are not sent, because they were sent again since `checked_at`."""
+    sent_before: int
+    """How many of `delivered` were sent again already, after the delivery that matches. They are sent once more."""
+    sent_before_since: Time | None
+    """When the first of them was. Give it as `checked_at` to leave them out."""
     dead: int
     """Dead events that were not sent again yet."""
     dead_is_at_least: bool
@@ -57,9 +66,7 @@ class ResendCheckModel(ResponseModel):
     would_be_skipped: tuple[SkippedCount, ...]
     """How many of `delivered` and `dead` the webhook would skip, because its channels, events or campaigns lack their
     values now. They are sent nevertheless; a dead one counts as sent again then. Lower bounds while `is_complete`
-    of the list of dead events is false."""
-    too_many: bool
-    """true if more delivered events match than one job sends: 10,000. Choose a shorter time."""
+    of the list of dead events is false, or if `delivered_is_at_least`."""
     warnings: tuple[str, ...]
     """Why the events may fail again, as sentences: endpoint failing, webhook paused, …"""
 
