@@ -70,7 +70,7 @@ class DeadCount:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint(ApiValue):
-    """Where a job of delivered events has come to. The same order with these two values sends what is left."""
+    """The point that a job of delivered events has reached. The same order with these two values sends what is left."""
 
     until: Time
     checked_at: Time

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
+from dispatcher.config.webhooks import Channel
 from dispatcher.console import actions
 from dispatcher.console.actions import why_skipped
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, Person
@@ -88,6 +89,7 @@ class DeadEventFilter:
         return (
             self.time.problem
             or unknown_value("reason", self.reasons, tuple(DeadReason))
+            or unknown_value("channel", [self.channel.lower()], tuple(Channel))
             or unknown_value("choice of events sent again", [self.sent_again], tuple(REDRIVEN))
         )
 
@@ -237,7 +239,7 @@ class DeadEventsPages:
             why_skipped=why_skipped,
             shown_to=lambda dead_event: _recipient(dead_event, person),
             reasons=[reason.value for reason in DeadReason],
-            statuses=STATUSES,
+            statuses=[(one, one) for one in STATUSES],
             spans=SPANS,
             campaigns=await campaigns_of(self._renderer.services, scope.tenant),
             problem=problem,

@@ -85,6 +85,7 @@ class Renderer:
             here=request.path_qs,
             comes_back_to=_page_of(request),
             path=request.path,
+            newest=_newest(request),
             **values,
         )
         return web.Response(text=text, content_type="text/html", status=status)
@@ -104,6 +105,13 @@ class Renderer:
     async def webhook(self, request: web.Request) -> StoredWebhook:
         """Returns the webhook in the request's path. Raises NotFound."""
         return await self.services.webhooks.get(request.match_info["webhook_id"], orgs=person_of(request).orgs)
+
+
+def _newest(request: web.Request) -> str | None:
+    """Returns the URL of a list's first page if the request is for a later one."""
+    if not request.query.get("before"):
+        return None
+    return str(request.rel_url.without_query_params("before"))
 
 
 def admin_of(request: web.Request) -> Person:

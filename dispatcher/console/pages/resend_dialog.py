@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
+from dispatcher.config.webhooks import Channel
+from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import RESENT
 from dispatcher.console.pages.time_range import TimeRange, time_in, with_offsets
@@ -66,6 +68,8 @@ class ResendChoice:
             return "Choose delivered events, dead ones or both: others can't be sent again."
         if self.events:
             return ""
+        if unknown := unknown_value("channel", sorted(map(str.lower, words_in(self.channel))), tuple(Channel)):
+            return unknown
         if self.time.problem:
             return self.time.problem
         return "" if self.time.begin(time.time()) is not None else "Choose a time from which on events are sent again."

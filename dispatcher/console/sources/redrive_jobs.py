@@ -61,7 +61,7 @@ class RunningJob:
         """What the work failed with."""
 
     def report(self, **changes: int | ResumePoint | None) -> None:
-        """Updates the job's numbers, and where it has come to: fields of `RedriveModel`."""
+        """Updates the job's numbers, and the point that it has reached: fields of `RedriveModel`."""
         self._jobs.update(self.id, **changes)
 
     async def finish(self, sending: Coroutine[object, object, T]) -> T:

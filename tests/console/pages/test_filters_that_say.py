@@ -188,3 +188,55 @@ async def test_dead_events_are_found_by_words_in_any_case(session: aiohttp.Clien
         ]
         assert found[0]
         assert found[0] == found[1], upper
+
+
+async def test_a_page_past_the_end_says_so_and_leads_back(
+    stage: Stage, session: aiohttp.ClientSession, history: FilledHistory
+) -> None:
+    """Retention removes the rest while a person reads; thousands of entries were hidden by "Nothing happened yet"."""
+    for path, query, nothing in (
+        (stage.path(LUMA, "/deliveries"), {"before": "1-1-1"}, "Nothing happened yet"),
+        (stage.path(LUMA, "/deliveries"), {"outcome": "skipped", "before": "1-1-1"}, "Nothing matches"),
+        ("/deliveries", {"before": "1-1-1"}, "Nothing happened yet"),
+        ("/search", {"campaign": "c-1", "before": "1-1-1"}, "Nothing is known"),
+        ("/dead-events", {"before": "9999"}, "Every event was delivered"),
+        ("/dead-events", {"channel": "email", "before": "9999"}, "Nothing matches"),
+        ("/audit", {"before": "1"}, "Nothing yet"),
+        (stage.path(LUMA, "/audit"), {"before": "1"}, "Nothing yet"),
+        ("/notifications", {"before": "0"}, "Nothing was sent yet"),
+    ):
+        status, page = await read(session, path, **query)
+        assert (status, nothing in page) == (200, False), (path, query)
+        assert "No older entries are kept" in page, (path, query)
+        back = re.search(r'href="([^"]+)">Show the newest', page)
+        assert back is not None
+        rest = urlencode({name: value for name, value in query.items() if name != "before"})
+        assert back[1] == (f"{path}?{rest}" if rest else path)
+        _, page = await read(session, back[1])
+        assert "No older entries are kept" not in page, (path, query)
+
+
+async def test_a_value_that_a_box_does_not_offer_is_shown_or_refused(
+    stage: Stage, session: aiohttp.ClientSession
+) -> None:
+    """The box showed *Any* above a list that was filtered to nothing."""
+    luma = stage.path(LUMA, "/deliveries")
+    for path, name, value in (
+        (luma, "channel", "fax"),  # skipped events may be of any channel
+        (luma, "channel", "email,sms"),
+        ("/deliveries", "channel", "fax"),
+        ("/dead-events", "status", "odd"),  # events may have any status
+        (stage.path(LUMA, "/resend"), "channel", "email,sms"),
+    ):
+        status, page = await read(session, path, **{name: value}, range="24h", span="24h")
+        box = page.partition(f'<select id="{name}"')[2].partition("</select>")[0]
+        assert (status, re.findall(r"<option([^>]*)>([^<]*)", box)[-1]) == (200, (f' value="{value}" selected', value))
+        for known in ("", "email" if name == "channel" else "bounce"):
+            _, page = await read(session, path, **{name: known.upper()}, range="24h", span="24h")
+            box = page.partition(f'<select id="{name}"')[2].partition("</select>")[0]
+            assert value not in box
+    for path in ("/dead-events", stage.path(LUMA, "/resend")):
+        for value in ("fax", "email,fax") if "resend" in path else ("fax",):
+            status, page = await read(session, path, channel=value, range="24h")
+            assert (status, "There is no channel “fax”: choose email or sms." in page) == (422, True), path
+            assert not re.search(r"<button[^>]*>Send \d", page)

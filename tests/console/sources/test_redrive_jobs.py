@@ -36,7 +36,7 @@ async def refusal(jobs: RedriveJobs, work: JobFunction = until_stopped) -> ApiEr
 
 
 async def test_a_job_beside_one_that_runs_conflicts_with_it_and_names_it(jobs: RedriveJobs) -> None:
-    """A client that was told to try again in five seconds did so when the job was done, and sent everything twice."""
+    """A client that obeyed Retry-After repeated the order when the job was done, and sent everything twice."""
     first = await jobs.start(LUMA, "ada", 1, until_stopped)
     refused = await refusal(jobs)
     path = f"/api/v1/redrives/{first.id}"
