@@ -191,6 +191,15 @@ def _conflict(key: str, changes: Mapping[str, _Change], entered: str, saved: Web
 def _joined(key: str, values: Mapping[str, JsonValue]) -> str:
     """Returns the values at the paths of one field, each after its place if that is below the field."""
     return ", ".join(
-        value_text(value) if path == key else f"{path.removeprefix(f'{key}.')}: {value_text(value)}"
+        _as_in_form(key, value) if path == key else f"{path.removeprefix(f'{key}.')}: {value_text(value)}"
         for path, value in values.items()
     )
+
+
+def _as_in_form(key: str, value: JsonValue) -> str:
+    """Returns a value of the audit as `field_text` shows the one in the form."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ", ".join(sorted(map(str, value)) if key in LISTS else map(str, value))
+    return value_text(value)

@@ -11,9 +11,12 @@ from pathlib import Path
 from playwright.async_api import async_playwright
 
 from dispatcher.console.model import AttemptQuery
+from tests.console.history_store import history_in
 from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
-from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, LUMA, dead_facts
+from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, dead_facts
 from tests.console.pages.stage import Stage, add_rotated_webhook, add_webhook, staged
+from tests.console.pages.test_conflicts import first_editor_saves
+from tests.console.pages.test_history_pages import ADDRESS, fill
 
 TARGET = Path(__file__).parents[3] / "docs" / "screenshots"
 TALLEST = 2400
@@ -74,6 +77,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "deleted": "/deleted-webhooks",
         "scope": "/scope",
         "dead-record": f"/dead-events/{dead_facts()[0].id}",
+        "reference": "/reference",
         "not-found": "/webhooks/none",
     }.items():
         if only in name:
@@ -97,6 +101,14 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         await page.wait_for_selector("#errors")
         await shoot_named("create-errors")
         page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    if only in "conflict":
+        await shown.go(stage.path(FABRIKAM, "/edit"))
+        await first_editor_saves(stage, stage.webhooks[FABRIKAM], events=["bounce"], name="Fabrikam orders")
+        await page.fill("#f-name", "Fabrikam, order updates")
+        await page.get_by_role("button", name="Save").last.click()
+        await page.wait_for_selector("text=Saved meanwhile, field by field")
+        await shoot_named("conflict")
+        page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
     if only in "redrive-confirm redrive-progress":
         await shown.go("/dead-events")
         for box in (0, 1, 2):
@@ -118,8 +130,23 @@ async def main(only: str, target: Path) -> None:
                 async with staged(Path(directory)) as stage:
                     assert stage.attempts.search(LUMA, AttemptQuery(event_id=EXPLAINED_ID)).items
                     async with window(browser, stage.base, scheme=scheme, size=size, scale=1) as shown:  # type: ignore[arg-type]
-                        shown.ignored = ("404", "422")
+                        shown.ignored = ("404", "412", "422")
                         await shots(stage, shown, look, only, target)
+            if only in "search timeline":
+                with tempfile.TemporaryDirectory() as directory:
+                    async with (
+                        history_in(Path(directory)) as history,
+                        staged(Path(directory), history=history.lookup) as stage,
+                        window(browser, stage.base, scheme=scheme, size=size, scale=1) as shown,  # type: ignore[arg-type]
+                    ):
+                        await fill(history)
+                        await shown.sign_in(await stage.token())
+                        for name, path in {
+                            "search": f"/search?q={ADDRESS}",
+                            "timeline": stage.path(LUMA, "/deliveries/msg_1"),
+                        }.items():
+                            await shown.go(path)
+                            await shoot(shown, f"{name}-{look}", target)
             if only in "empty":
                 with tempfile.TemporaryDirectory() as directory:
                     async with (

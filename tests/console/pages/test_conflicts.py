@@ -62,6 +62,9 @@ async def test_every_kind_of_field_offers_both_values(
         rows = main.locator("section", has_text="Saved meanwhile, field by field").locator("tbody tr")
         assert set(await rows.locator("[data-label=Field]").all_inner_texts()) == CHANGED
         await expect(main.get_by_role("button", name="Take the saved value of")).to_have_count(len(CHANGED))
+        before = await rows.locator("[data-label=Before]").all_inner_texts()
+        assert len(before) == len(CHANGED)
+        assert not [text for text in before if text.startswith(("[", "true", "false"))], "JSON"
         row = rows.filter(has_text="Header X-Environment")
         for text in ("stage", "by The first", "dev"):
             await expect(row).to_contain_text(text)
