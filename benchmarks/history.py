@@ -26,7 +26,7 @@ from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
-from dispatcher.contract.history import KEPT_AS, HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records, kept_as
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import ChildProcess, free_ports
 from dispatcher.errors import StoreUnavailable
@@ -267,7 +267,7 @@ async def differences(database: Database, made: Made) -> list[str]:
         rows = await connection.stream(text(f"SELECT {columns} FROM history_entries"))
         async for row in rows:
             one = made.entry(row[0])
-            wanted = (KEPT[KEPT_AS[one.outcome]], one.at, one.org, one.outcome.value, one.reason, one.webhook_id,
+            wanted = (KEPT[kept_as(one)], one.at, one.org, one.outcome.value, one.reason, one.webhook_id,
                       one.request_id, one.campaign_id, one.recipient)  # fmt: skip
             if tuple(row[1:]) != wanted or seen[row[0]]:
                 found.append(f"{row[0]} is stored {seen[row[0]] + 1} times, as {tuple(row[1:])}")

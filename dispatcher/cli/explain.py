@@ -116,7 +116,7 @@ async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey)
     """Returns the event's newest history entries, the oldest first; nothing if there is no history store."""
     if not settings.history.has_store:
         return []
-    from dispatcher.history.timeline import title, utc_text  # imports SQLAlchemy, which takes its time
+    from dispatcher.history.timeline import forgotten_end, title, utc_text  # imports SQLAlchemy, which takes its time
     from dispatcher.history.worker import history_database
     from dispatcher.stores.sql.history_search import HistorySearch
 
@@ -134,6 +134,8 @@ async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey)
     lines = [Line("history", utc_text(entry.at), title(entry)) for entry in shown]
     if found.is_cut or len(shown) < len(entries):
         lines.insert(0, Line("history", "before", "earlier entries are not shown"))
+    if end := forgotten_end(entries, settings.history.keep, time.time()):
+        lines.append(Line("history", "then", end))
     return lines
 
 

@@ -16,7 +16,7 @@ from dispatcher.contract.history import HistoryEntry
 from dispatcher.contract.recipient import recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.history.timeline import details, title, utc_text
+from dispatcher.history.timeline import details, forgotten_end, title, utc_text
 
 MAX_EVENTS = 50
 """Events that are printed."""
@@ -92,6 +92,8 @@ async def _from_store(settings: Settings, field: str | None, value: str, tenant:
         for webhook_id in webhook_ids[:MAX_EVENTS]:
             timeline = await search.timeline(webhook_id, orgs=None)
             lines += _event_lines([_Line.of(entry) for entry in timeline.entries], is_cut=timeline.is_cut)
+            if end := forgotten_end(timeline.entries, settings.history.keep, time.time()):
+                lines.append(f"  {end}")
     finally:
         await database.close()
     if len(webhook_ids) > MAX_EVENTS or found.next is not None:

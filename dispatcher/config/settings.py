@@ -249,11 +249,12 @@ class HistoryKeepSettings(SettingsGroup):
     """How long the history store keeps entries. PostgreSQL drops whole days, so up to one day longer."""
 
     failed: Annotated[Seconds, Field(ge=60)] = 30 * 86_400.0
-    """Failed attempts, and events that are parked, held, dead or redriven."""
+    """Failed attempts, and events that are parked, held, dead or redriven; also how such an event ended, delivered or
+    skipped."""
     delivered: Annotated[Seconds, Field(ge=60)] = 86_400.0
-    """Delivered events."""
+    """Events that were delivered at once."""
     skipped: Annotated[Seconds, Field(ge=60)] = 86_400.0
-    """Skipped events."""
+    """Events that were skipped at once."""
 
 
 class HistorySettings(SettingsGroup):

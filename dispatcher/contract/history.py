@@ -4,7 +4,7 @@
 be added in the same version, so readers ignore fields that they don't know. Nothing here holds a payload or an address.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 from zlib import crc32
@@ -41,6 +41,10 @@ class HistoryOutcome(StrEnum):
     """Sent back from the dead letters."""
 
 
+FINAL: Final = frozenset({HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED, HistoryOutcome.DEAD})
+"""Outcomes after which nothing more happens by itself."""
+
+
 class KeptAs(StrEnum):
     """The retention class of an entry: a key of `history.keep`."""
 
@@ -49,7 +53,7 @@ class KeptAs(StrEnum):
     SKIPPED = "skipped"
 
 
-KEPT_AS: Final = dict.fromkeys(HistoryOutcome, KeptAs.FAILED) | {
+_KEPT_AS: Final = dict.fromkeys(HistoryOutcome, KeptAs.FAILED) | {
     HistoryOutcome.DELIVERED: KeptAs.DELIVERED,
     HistoryOutcome.SKIPPED: KeptAs.SKIPPED,
 }
@@ -101,6 +105,9 @@ class HistoryEntry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False)
     """When a parked event is due, or a held one is too old and dies: Unix time, milliseconds."""
     count: int = 1
     """Events that the entry stands for: those of tenants without a webhook are counted per minute, not listed."""
+    has_earlier: bool = False
+    """Of `delivered` and `skipped`: the event failed, waited or was sent again before. Keep the entry as long as those,
+    or the event looks unfinished once it is gone."""
 
 
 class HistoryRecord(msgspec.Struct):
@@ -123,6 +130,16 @@ class EventIds(msgspec.Struct, gc=False):
     campaign_id: str | None = None
     recipient: str | None = None
     """Hashed."""
+
+
+def kept_as(entry: HistoryEntry) -> KeptAs:
+    """Returns the entry's retention class. An event's end is kept as long as the failures and waits before it."""
+    return KeptAs.FAILED if entry.has_earlier else _KEPT_AS[entry.outcome]
+
+
+def classes_of(outcomes: Iterable[HistoryOutcome]) -> frozenset[KeptAs]:
+    """Returns the retention classes that may hold entries with these outcomes."""
+    return frozenset({KeptAs.FAILED, *(_KEPT_AS[outcome] for outcome in outcomes)})
 
 
 _encoder = msgspec.json.Encoder()

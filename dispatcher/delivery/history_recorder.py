@@ -42,8 +42,8 @@ MAX_BUFFERED: Final = 20_000
 """Entries, about 20 MB: more than a second of a busy process."""
 FULL_RECORD: Final = 100
 """Number of entries of one bucket that are written without waiting for more."""
-MAX_UNKNOWN_TENANTS: Final = 1_000
-"""Tenants without a webhook that are counted by name within a minute; further ones are counted together."""
+MAX_COUNTS: Final = 1_000
+"""Pairs of tenant and reason that are counted within a minute; events of further tenants are counted together."""
 MAX_BUCKETS_CACHED: Final = 20_000
 _MINUTE_MS: Final = 60_000
 
@@ -78,9 +78,9 @@ class HistoryRecorder:
         self._clock = clock
         self._buffers: dict[int, list[HistoryEntry]] = {}
         self._buckets: dict[TenantKey, int] = {}
-        self._unknown: Counter[TenantKey | None] = Counter()
-        self._other_events = 0
-        self._unknown_minute = 0
+        self._counts: Counter[tuple[TenantKey | None, SkipReason]] = Counter()
+        """Events of the minute that are not listed; the tenant is None for those that are counted together."""
+        self._counted_minute = 0
         self.buffered = 0
         self.ready = asyncio.Event()
         """Set when a record is full."""
@@ -130,24 +130,34 @@ class HistoryRecorder:
             "delivered" if is_delivered else judgement.verdict.name.lower(),
         )
         entry.reused = attempt.reused
-        if not is_delivered:
+        if is_delivered:
+            entry.has_earlier = number > 1 or pending.has_waited
+        else:
             entry.detail = in_text(attempt.detail[:MAX_DETAIL])
             entry.headers = _headers(attempt)
             if attempt.body:
                 entry.answer = _masked(attempt.answer, pending.webhook.config.header_texts().values())[:MAX_ANSWER]
         self._add(tenant, entry)
 
-    def record_skipped(self, event: DeliveryEvent, origin: Origin, reason: SkipReason) -> None:
-        """Records an event that isn't sent. Events of tenants without a webhook are counted, not listed."""
-        if reason is SkipReason.NO_WEBHOOK:
-            self._count_unknown(event.tenant)
+    def record_skipped(
+        self, event: DeliveryEvent, origin: Origin, reason: SkipReason, *, has_webhook: bool, has_earlier: bool
+    ) -> None:
+        """Records an event that isn't sent. Events of tenants without a webhook are counted, not listed.
+
+        Args:
+            has_webhook: False if the tenant has none.
+            has_earlier: the event has entries already. It is listed in any case, or its timeline would have no end.
+        """
+        if has_earlier or (has_webhook and reason is not SkipReason.NO_WEBHOOK):
+            entry = self._entry(HistoryOutcome.SKIPPED, event, origin, reason.value)
+            entry.has_earlier = has_earlier
+            self._add(event.tenant, entry)
         else:
-            self._add(event.tenant, self._entry(HistoryOutcome.SKIPPED, event, origin, reason.value))
+            self._count(event.tenant, reason)
 
     def count_other_event(self) -> None:
         """Counts an event that isn't message feedback: it is read no further, so its tenant is unknown."""
-        self._begin_minute()
-        self._other_events += 1
+        self._count(None, SkipReason.NOT_FEEDBACK)
 
     def record_parked(
         self, event: DeliveryEvent, origin: Origin, reason: ParkReason, attempts: int, due_at: float, detail: str
@@ -237,30 +247,26 @@ class HistoryRecorder:
             bucket = self._buckets[tenant] = bucket_of(tenant.org, tenant.sandbox)
         return bucket
 
-    def _count_unknown(self, tenant: TenantKey) -> None:
-        self._begin_minute()
-        is_listed = tenant in self._unknown or len(self._unknown) < MAX_UNKNOWN_TENANTS
-        self._unknown[tenant if is_listed else None] += 1
-
-    def _begin_minute(self) -> None:
+    def _count(self, tenant: TenantKey | None, reason: SkipReason) -> None:
         minute = int(self._clock() * 1000) // _MINUTE_MS
-        if minute != self._unknown_minute:
+        if minute != self._counted_minute:
             self._write_counts(at_end=True)
-            self._unknown_minute = minute
+            self._counted_minute = minute
+        key = tenant, reason
+        if key not in self._counts and len(self._counts) >= MAX_COUNTS:
+            key = None, reason
+        self._counts[key] += 1
 
     def _write_counts(self, *, at_end: bool) -> None:
-        if not at_end and int(self._clock() * 1000) // _MINUTE_MS == self._unknown_minute:
+        if not at_end and int(self._clock() * 1000) // _MINUTE_MS == self._counted_minute:
             return
-        counts, self._unknown = self._unknown, Counter()
-        others, self._other_events = self._other_events, 0
-        if others:
-            self._add(None, self._count_entry(None, SkipReason.NOT_FEEDBACK, others))
-        for tenant, count in counts.items():
-            self._add(tenant, self._count_entry(tenant, SkipReason.NO_WEBHOOK, count))
+        counts, self._counts = self._counts, Counter()
+        for (tenant, reason), count in counts.items():
+            self._add(tenant, self._count_entry(tenant, reason, count))
 
     def _count_entry(self, tenant: TenantKey | None, reason: SkipReason, count: int) -> HistoryEntry:
         return HistoryEntry(
-            at=self._unknown_minute * _MINUTE_MS,
+            at=self._counted_minute * _MINUTE_MS,
             outcome=HistoryOutcome.SKIPPED,
             org=None if tenant is None else tenant.org[:MAX_ID],
             sandbox=None if tenant is None else tenant.sandbox[:MAX_ID],

@@ -50,17 +50,19 @@ class PendingDelivery:
     """Unix seconds from which the age limit counts; None if it counts from now."""
     ids: EventIds | None = None
     """The event's ids for the history; None without a history."""
+    has_waited: bool = False
+    """The event was parked, held or sent again before."""
 
     @staticmethod
     def of(
         event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
         processing: ProcessingAttempt, origin: Origin | None = None, refusals: int = 0, first_seen: float | None = None,
-        ids: EventIds | None = None,
+        ids: EventIds | None = None, *, has_waited: bool = False,
     ) -> "PendingDelivery":  # fmt: skip
         """Returns the pending delivery of an event."""
         return PendingDelivery(
             event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
-            priority, processing, origin, refusals, first_seen, ids,
+            priority, processing, origin, refusals, first_seen, ids, has_waited,
         )  # fmt: skip
 
     @property

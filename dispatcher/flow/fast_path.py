@@ -104,7 +104,9 @@ class FastPath:
             return None
         decided = decide(event, webhook)
         if not isinstance(decided, tuple):
-            return self._pipeline.skipped(record, decided, event, origin) if isinstance(decided, SkipReason) else None
+            if not isinstance(decided, SkipReason):
+                return None
+            return self._pipeline.skipped(record, decided, event, origin, has_webhook=webhook is not None)
         wanting, body = decided
         if len(body) > self._largest:
             return None

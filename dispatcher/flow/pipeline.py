@@ -213,7 +213,9 @@ class Pipeline:
             return await self._undelivered.die_of_a_bug(undelivered, decided)
         if not isinstance(decided, tuple):
             if isinstance(decided, SkipReason):
-                return self.skipped(record, decided, event, retry_state.origin)
+                return self.skipped(
+                    record, decided, event, retry_state.origin, has_webhook=webhook is not None, attempts=made
+                )
             deferred = Deferred(decided, made, detail=f"the webhook is {decided}")
             return await self._undelivered.park(undelivered, event, deferred)
         wanting, body = decided
@@ -223,7 +225,7 @@ class Pipeline:
             return await self._undelivered.dead_letter(undelivered, DeadReason.TOO_LARGE, detail)
         if len(body) > MAX_WARNED:
             log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
-        return self._pending(event, wanting, body, retry_state, undelivered.processing)
+        return self._pending(undelivered, event, wanting, body)
 
     async def _webhook_of(self, tenant: TenantKey) -> Webhook | DispatcherError | None:
         """Returns the tenant's webhook, None if it has none, or why it can't be used now."""
@@ -233,18 +235,15 @@ class Pipeline:
             return error
 
     def _pending(
-        self,
-        event: DeliveryEvent,
-        webhook: Webhook,
-        body: bytes,
-        retry_state: RetryState,
-        processing: ProcessingAttempt,
+        self, undelivered: Undelivered, event: DeliveryEvent, webhook: Webhook, body: bytes
     ) -> PendingDelivery:
+        retry_state, processing = undelivered.retry_state, undelivered.processing
         priority = Priority.RETRY if retry_state.parks else Priority.NEW
         ids = None if self._history is None else self._history.ids_of(event)
         return PendingDelivery.of(
             event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin, retry_state.refusals,
             retry_state.first_seen if retry_state.parks else None, ids,
+            has_waited=undelivered.record.topic in self._own_topics,
         )  # fmt: skip
 
     def record_direct_delivery(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
@@ -273,8 +272,22 @@ class Pipeline:
         if self._tells_all:
             log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
 
-    def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None, origin: Origin) -> Outcome:
-        """Counts an event that no webhook wants."""
+    def skipped(
+        self,
+        record: Record,
+        reason: SkipReason,
+        event: DeliveryEvent | None,
+        origin: Origin,
+        *,
+        has_webhook: bool = False,
+        attempts: int = 0,
+    ) -> Outcome:
+        """Counts an event that no webhook wants.
+
+        Args:
+            has_webhook: False if the event's tenant has none, or isn't known.
+            attempts: POSTs made before.
+        """
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
         self._record_end(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and reason is SkipReason.NO_WEBHOOK:
@@ -283,7 +296,8 @@ class Pipeline:
             if event is None:
                 self._history.count_other_event()
             else:
-                self._history.record_skipped(event, origin, reason)
+                has_earlier = attempts > 0 or record.topic in self._own_topics
+                self._history.record_skipped(event, origin, reason, has_webhook=has_webhook, has_earlier=has_earlier)
         if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)

@@ -1,9 +1,11 @@
 """Describes what happened to an event, for the command line and the console. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.config.settings import HistoryKeepSettings
+from dispatcher.config.units import format_duration
+from dispatcher.contract.history import FINAL, HistoryEntry, HistoryOutcome
 from dispatcher.contract.reason_texts import SKIPPED, WAITING, death_in_words, failure_in_words
 
 
@@ -59,6 +61,21 @@ def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:
 def remedy_of(outcome: HistoryOutcome, reason: str) -> str:
     """Returns what to change so that events which are skipped for this reason are sent; empty for other outcomes."""
     return SKIPPED[reason].remedy if outcome is HistoryOutcome.SKIPPED and reason in SKIPPED else ""
+
+
+def forgotten_end(entries: Sequence[HistoryEntry], keep: HistoryKeepSettings, now: float) -> str:
+    """Returns a sentence if an event's last stored entry isn't its last one: how it ended is no longer kept.
+
+    Empty if the event has ended, or may still wait. Ends are kept as long as what came before, except those that
+    versions up to 0.2.0 wrote, and those that never reached the store.
+    """
+    last = entries[-1] if entries else None
+    if last is None or last.outcome in FINAL or last.verdict == "dead":
+        return ""
+    if max(last.at, last.due_at or 0) / 1000 + min(keep.delivered, keep.skipped) > now:
+        return ""
+    delivered, skipped = format_duration(keep.delivered), format_duration(keep.skipped)
+    return f"How it ended is no longer kept: deliveries are kept for {delivered}, skipped events for {skipped}."
 
 
 def details(entry: HistoryEntry) -> str:

@@ -290,7 +290,16 @@ async def test_past_attempts_are_shown_if_the_history_has_them(tmp_path: Path, m
         )
     ]
     await store.write(rows_of(HistoryRecord(1, 1, 0, entries))[0])
+    old = at - 3 * 86_400_000
+    parked = [
+        HistoryEntry(old, HistoryOutcome.PARKED, *TENANT, "attempt_failed", name, due_at=due_at)
+        for name, due_at in (("msg_waits", at), ("msg_old", old + 30_000))
+    ]
+    await store.write(rows_of(HistoryRecord(1, 1, 9, parked))[0])
     await database.close()
+    for name, is_forgotten in (("msg_waits", False), ("msg_old", True)):
+        ran = await called("trace", name, "-c", settings)
+        assert ("How it ended is no longer kept: deliveries are kept for 24h" in ran.out) is is_forgotten
     ran = await called("explain", event, "-c", settings)
     decided, _, happened = ran.out.partition("What happened")
     assert "would be sent" in decided

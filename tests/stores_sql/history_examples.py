@@ -29,6 +29,9 @@ REASONS = {
 }
 
 
+_FINAL = (HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED)
+
+
 class Clock:
     """The store's time, set by tests."""
 
@@ -76,6 +79,7 @@ def entry(chance: random.Random, number: int, *, age_s: float = 20 * 3600) -> Hi
         verdict=chance.choice((None, "retry_soon")),
         detail=chance.choice(("", "answered 503")),
         headers=chance.choice((None, {"retry-after": "5"})),
+        has_earlier=outcome in _FINAL and chance.random() < 0.3,
     )
 
 

@@ -75,3 +75,16 @@ async def test_a_webhook_whose_failures_are_too_old_to_store_is_not_healthy(data
     assert await store.write(rows_of_entries(*old)) == Written(3, 60, 0)
     assert await state_of(database, clock) is FleetState.UNKNOWN
     assert await counts(database) == {"skipped": 2}
+
+
+async def test_the_ends_of_older_events_are_stored_and_not_counted(database: Database, clock: Clock) -> None:
+    """Ends that are kept as long as failures are stored for longer than the ends of other events of these hours."""
+    keep = {"failed": "30d", "delivered": "24h", "skipped": "7d"}
+    store = HistoryStore(database, HistorySettings.model_validate({"keep": keep}), clock)
+    made = []
+    for outcome, ages in ((HistoryOutcome.DELIVERED, (1, 30)), (HistoryOutcome.SKIPPED, (2, 40, 200))):
+        for age in ages:
+            made += entries_of(outcome, 1, age * HOUR_S)
+            made[-1].has_earlier = True
+    assert await store.write(rows_of_entries(*made)) == Written(5, 0, 0)
+    assert await counts(database) == {"delivered": 1, "skipped": 2}

@@ -22,7 +22,7 @@ from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.history.timeline import reason_in_words, remedy_of, title
+from dispatcher.history.timeline import forgotten_end, reason_in_words, remedy_of, title
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import AuditAction
 
@@ -61,7 +61,9 @@ async def get_event_history(call: Call[Empty, Empty]) -> Reply:
         problem = await lookup.problem()
         why = f"{problem[:1].upper()}{problem[1:]}." if problem else "It may be older than what is kept."
         raise ApiError(404, "not_found", f"Nothing is known about such an event. {why}")
-    return Reply(EventHistory(items=tuple(map(_entry, found.entries)), is_cut=found.is_cut))
+    is_end_forgotten = bool(forgotten_end(found.entries, call.services.settings.history.keep, time.time()))
+    items = tuple(map(_entry, found.entries))
+    return Reply(EventHistory(items=items, is_cut=found.is_cut, is_end_forgotten=is_end_forgotten))
 
 
 async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:

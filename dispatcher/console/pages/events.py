@@ -16,19 +16,17 @@ from dispatcher.console.services import person_of
 from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.console.sources.dead_event_index import place_of
 from dispatcher.console.webhook_state import state_of
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.history import FINAL, HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason, ParkReason
 from dispatcher.contract.reason_texts import HELD_REMEDIES, remedy_of_death
 from dispatcher.contract.records import Origin
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError, NotFound
-from dispatcher.history.timeline import remedy_of
+from dispatcher.history.timeline import forgotten_end, remedy_of
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.history_search import HistoryTimeline
 from dispatcher.stores.sql.records import StoredWebhook
 
-_FINISHED: Final = (None, HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED, HistoryOutcome.DEAD)
-"""Outcomes after which nothing more happens by itself."""
 _DEATH_TAKES_S: Final = 60.0
 """Longest time between a dead letter and its history entry."""
 
@@ -127,6 +125,7 @@ class EventPage:
             found = await lookup.timeline(event_id, tenant=webhook.tenant)
         history = found.entries
         known = self._known(webhook, event_id, history)
+        forgotten = forgotten_end(history, self._renderer.services.settings.history.keep, time.time())
         decision, problem = await self._decision(request, webhook, known, event_id)
         return await self._renderer.page(
             request,
@@ -139,8 +138,9 @@ class EventPage:
             history=history,
             is_cut=found.is_cut,
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
-            next_step=await self.next_step(webhook, known),
-            what_to_do=self._remedy(webhook, known),
+            forgotten=forgotten,
+            next_step=forgotten or await self.next_step(webhook, known),
+            what_to_do="" if forgotten else self._remedy(webhook, known),
             source_problem=await self._source_problem(),
             decision=decision,
             problem=problem,
@@ -201,7 +201,7 @@ class EventPage:
 
     def _step_by_switch(self, webhook: StoredWebhook, known: KnownEvent) -> str | None:
         """Returns what happens to an event that isn't finished if the webhook is off or paused, otherwise None."""
-        if known.outcome in _FINISHED:
+        if known.outcome is None or known.outcome in FINAL:
             return None
         so_far = "It was sent again. " if known.outcome is HistoryOutcome.REDRIVEN else ""
         if not webhook.enabled:

@@ -1,5 +1,6 @@
 """The page of one event of a tenant that has no webhook, or none any more: what the history store has of it."""
 
+import time
 from typing import Final
 from urllib.parse import quote
 
@@ -11,14 +12,14 @@ from dispatcher.console.services import person_of
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
-from dispatcher.history.timeline import remedy_of
+from dispatcher.history.timeline import forgotten_end, remedy_of
 
 _NEXT: Final = {
     HistoryOutcome.DELIVERED: "Nothing more happens: the server took the event.",
     HistoryOutcome.SKIPPED: "Nothing more happens: events like this one are not sent.",
     HistoryOutcome.DEAD: "Nothing more happens by itself: it is among the dead events.",
 }
-_WAITS: Final = "Unless there is a webhook by then, it is skipped once it is due; such events are counted, not listed."
+_WAITS: Final = "Unless there is a webhook by then, it is skipped once it is due."
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -50,6 +51,7 @@ class TenantEventPage:
         if found is None or not found.entries:
             raise NotFound("nothing is known about this event")
         last, outcome = found.entries[-1], KnownEvent((), None, found.entries).outcome
+        forgotten = forgotten_end(found.entries, services.settings.history.keep, time.time())
         return await self._renderer.page(
             request,
             "tenant_event.html",
@@ -59,7 +61,8 @@ class TenantEventPage:
             history=found.entries,
             is_cut=found.is_cut,
             deleted=await services.webhooks.last_deleted(tenant, orgs=person.orgs),
-            next_step=_NEXT.get(outcome or last.outcome, _WAITS),
+            forgotten=forgotten,
+            next_step=forgotten or _NEXT.get(outcome or last.outcome, _WAITS),
             remedy=remedy_of(last.outcome, last.reason),
             problem=None if services.history is None else await services.history.problem(),
         )

@@ -7,14 +7,14 @@ import msgspec
 import orjson
 from sqlalchemy import RowMapping
 
-from dispatcher.contract.history import KEPT_AS, MAX_ID, HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, HistoryRecord, kept_as
 from dispatcher.stores.sql.history_schema import KEPT, entries
 
 COLUMNS: Final = tuple(column.name for column in entries.columns)
 Row = tuple[Any, ...]
 """Values in the order of COLUMNS."""
 
-_MORE: Final = ("detail", "headers", "answer", "verdict", "reused")
+_MORE: Final = ("detail", "headers", "answer", "verdict", "reused", "has_earlier")
 _FROM_ROW: Final = tuple(name for name in HistoryEntry.__struct_fields__ if name not in _MORE)
 _INT4, _INT8 = 2**31, 2**63
 _MAX_BYTES: Final = 512
@@ -48,7 +48,7 @@ def clean(text: str) -> str:
 def _row(writer: int, number: int, entry: HistoryEntry) -> Row:
     more = {name: value for name in _MORE if (value := getattr(entry, name))}
     return (
-        KEPT[KEPT_AS[entry.outcome]],
+        KEPT[kept_as(entry)],
         entry.at,
         writer,
         number,

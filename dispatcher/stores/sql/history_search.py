@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import SmallInteger, Text, TextClause, bindparam, text
 
-from dispatcher.contract.history import KEPT_AS, HistoryEntry, HistoryOutcome
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, KeptAs, classes_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.database import Database
@@ -152,7 +152,7 @@ class HistorySearch:
         where, filters = _conditions(unbounded, orgs, has_partitions=False)
         parameters |= filters | {"limit": _limit(query) + 1, "scanned": MAX_SCANNED, "last": MAX_SCANNED - 1}
         made = []
-        for kept in sorted({KEPT[KEPT_AS[outcome]] for outcome in query.outcomes} or KEPT.values()):
+        for kept in _classes(query.outcomes):
             source = f"FROM history_entries WHERE {' AND '.join(['kept = :class', *within])} {_ORDER}"
             select = (
                 f"SELECT {_NAMES} FROM (SELECT {_NAMES} {source} LIMIT :scanned) AS newest "  # noqa: S608  (columns are ours, values are bound)
@@ -296,7 +296,7 @@ def _conditions(query: HistoryQuery, orgs: Orgs, *, has_partitions: bool) -> tup
     if query.until is not None:
         add('"at" < :until', until=int(query.until * 1000))
     if query.outcomes and has_partitions:  # on SQLite it would walk a class of all tenants by its key
-        add("kept IN :kept", kept=sorted({KEPT[KEPT_AS[outcome]] for outcome in query.outcomes}))
+        add("kept IN :kept", kept=_classes(query.outcomes))
     if query.before is not None:
         at, writer, number = _place(query.before)
         add(
@@ -315,6 +315,11 @@ def _conditions(query: HistoryQuery, orgs: Orgs, *, has_partitions: bool) -> tup
         if values:
             add(f"{column} IN :{column}s", **{f"{column}s": sorted(map(clean, values))})
     return where, parameters
+
+
+def _classes(outcomes: frozenset[HistoryOutcome]) -> list[int]:
+    """Returns the retention classes to search for entries with these outcomes; all if none is named."""
+    return sorted(KEPT[kept] for kept in (classes_of(outcomes) if outcomes else KeptAs))
 
 
 def _with_lists(select: str, parameters: dict[str, Any]) -> TextClause:

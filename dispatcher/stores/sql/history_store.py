@@ -16,7 +16,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import HistorySettings
-from dispatcher.contract.history import KeptAs
+from dispatcher.contract.history import HistoryOutcome, KeptAs
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
 from dispatcher.stores.sql.database import Database
@@ -55,6 +55,7 @@ _MERGED_AT_ONCE: Final = 100_000
 """Rows that one transaction stores; fewer after one that failed, and `_MERGED_LEAST` at least."""
 _MERGED_LEAST: Final = 50
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+_OUTCOME: Final = COLUMNS.index("outcome")
 _RECIPIENT: Final = COLUMNS.index("recipient")
 _COUNT_UPSERT: Final = (
     "ON CONFLICT (org, sandbox, slot, outcome, reason, channel) "
@@ -69,7 +70,7 @@ WITH added AS (
 ), counted AS (
     INSERT INTO history_counts (org, sandbox, slot, outcome, reason, channel, events)
     SELECT org, sandbox, slot, outcome, reason, channel, sum("count") FROM added
-    WHERE kept = {KEPT[KeptAs.SKIPPED]} OR "at" >= $1
+    WHERE "at" >= CASE outcome WHEN '{HistoryOutcome.SKIPPED}' THEN $2::bigint ELSE $1::bigint END
     GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
     {_COUNT_UPSERT}
 )
@@ -239,7 +240,8 @@ class HistoryStore:
             wanted = await _without_erased(connection, rows)
             merge = self._copy if self._database.is_postgresql else _insert
             since_ms = now_ms - self._comparable_ms
-            added = await merge(connection, wanted, since_ms) if wanted else []
+            skipped_since_ms = now_ms - self._keep_ms[KEPT[KeptAs.SKIPPED]]
+            added = await merge(connection, wanted, since_ms, skipped_since_ms) if wanted else []
             evidence = [row for row in added if row[1] >= since_ms]
             await add_evidence(connection, evidence, now_ms, is_postgresql=self._database.is_postgresql)
             await move_positions(connection, moves)
@@ -252,7 +254,9 @@ class HistoryStore:
         else:  # the driver would begin the transaction with the first change only
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row], since_ms: int) -> list[Row]:
+    async def _copy(
+        self, connection: AsyncConnection, rows: Sequence[Row], since_ms: int, skipped_since_ms: int
+    ) -> list[Row]:
         """Does what `_insert` does, on PostgreSQL."""
         await connection.execute(
             text("CREATE TEMPORARY TABLE IF NOT EXISTS history_incoming (LIKE history_entries) ON COMMIT DELETE ROWS")
@@ -260,7 +264,7 @@ class HistoryStore:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.copy_records_to_table("history_incoming", records=rows, columns=COLUMNS)
         by_key = {row[:4]: row for row in rows}
-        return [by_key[tuple(key)] for key in await raw.fetch(_MERGE, since_ms)]
+        return [by_key[tuple(key)] for key in await raw.fetch(_MERGE, since_ms, skipped_since_ms)]
 
     async def expire(self) -> int:
         """Drops what is older than `history.keep`; on PostgreSQL whole days only.
@@ -374,8 +378,9 @@ async def _without_erased(connection: AsyncConnection, rows: Sequence[Row]) -> l
     return [row for row in rows if row[_RECIPIENT] not in erased or row[1] > erased[row[_RECIPIENT]]]
 
 
-async def _insert(connection: AsyncConnection, rows: Sequence[Row], since_ms: int) -> list[Row]:
+async def _insert(connection: AsyncConnection, rows: Sequence[Row], since_ms: int, skipped_since_ms: int) -> list[Row]:
     """Inserts into SQLite, and counts attempts and outcomes since then. Returns the rows that are new."""
+    counted_since = {HistoryOutcome.SKIPPED.value: skipped_since_ms}
     values = "(" + ", ".join("?" * len(COLUMNS)) + ")"
     by_key = {row[:4]: row for row in rows}
     wanted = list(by_key.values())
@@ -388,7 +393,7 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row], since_ms: in
         )
         result = await connection.exec_driver_sql(statement, tuple(value for row in piece for value in row))
         added += [by_key[tuple(key)] for key in result]
-    if counted := [row for row in added if row[0] == KEPT[KeptAs.SKIPPED] or row[1] >= since_ms]:
+    if counted := [row for row in added if row[1] >= counted_since.get(row[_OUTCOME], since_ms)]:
         statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608  (columns are ours, values are bound)
         await connection.exec_driver_sql(statement, slot_counts(counted, SLOT_MS))
     return added

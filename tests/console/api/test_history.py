@@ -89,6 +89,7 @@ async def test_the_timeline_of_an_event_is_the_tenants_own(
     assert [one["outcome"] for one in found.json["items"]] == ["attempt", "parked", "delivered"]
     assert {one["org"] for one in found.json["items"]} == {LUMA.org}
     assert not found.json["is_cut"]
+    assert not found.json["is_end_forgotten"]
     assert (await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_9/history")).status == 404
     assert (await api.get(f"/api/v1/webhooks/{rival.id}/events/msg_9/history")).status == 404
 

@@ -1,5 +1,6 @@
 """The timeline of an event whose tenant has no webhook, or none any more."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -37,6 +38,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             entry_of(GONE, "counted", outcome=HistoryOutcome.SKIPPED, reason="no_webhook", count=7, webhook_id=None),
             entry_of(NEVER, "3", outcome=HistoryOutcome.SKIPPED, reason="no_webhook", duration_ms=None),
             entry_of(LUMA, "3"),
+            *(entry_of(tenant, "old", age_s=3 * 86_400, outcome=HistoryOutcome.PARKED, reason="attempt_failed",
+                       due_at=int(time.time() - 2.9 * 86_400) * 1000, status=None) for tenant in (LUMA, GONE)),
         )  # fmt: skip
         yield running
 
@@ -77,6 +80,23 @@ async def test_an_event_of_a_tenant_that_never_had_a_webhook_says_what_to_do(bro
         assert await shown.violations() == []
         await main.get_by_role("link", name="Create its webhook").click()
         await expect(shown.page.locator("#f-sandbox")).to_have_value(NEVER.sandbox)
+
+
+@pytest.mark.parametrize("tenant", [LUMA, GONE])
+async def test_an_event_whose_end_is_no_longer_kept_is_not_said_to_wait(
+    browser: Browser, stage: Stage, tenant: TenantKey
+) -> None:
+    """Entries of versions that kept the delivery after a retry for a day, and the retry for 30."""
+    async with window(browser, stage.base) as shown:
+        main = shown.page.locator("main")
+        await shown.sign_in(await stage.token())
+        await shown.go(f"/events/msg_old?org={tenant.org}&sandbox={tenant.sandbox}")
+        await expect(main.locator(".heading")).to_contain_text("End no longer known")
+        await expect(main.locator(".timeline > li").last).to_contain_text("What happened then is no longer kept")
+        await expect(main).to_contain_text("How it ended is no longer kept: deliveries are kept for 24h")
+        await expect(main).not_to_contain_text("It is tried again")
+        await expect(main).not_to_contain_text("it is skipped once it is due")
+        assert await shown.violations() == []
 
 
 async def test_only_people_of_the_organisation_see_such_an_event(browser: Browser, stage: Stage) -> None:

@@ -12,6 +12,7 @@ from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import NotWritten, RecordTooLarge, StoreUnavailable, WebhookUnusable
@@ -170,6 +171,7 @@ class Bench:
         producer: Any = None,
         store: FakeStore | None = None,
         max_body: int = 256_000,
+        history: HistoryRecorder | None = None,
     ) -> None:
         settings = DeliverySettings.model_validate(delivery or {})
         self.policy = RetryPolicy.of(RetrySettings.model_validate(retry or {}))
@@ -187,6 +189,7 @@ class Bench:
             self.store.is_current,
             clock=wall,
             chance=chance,
+            history=history,
         )
         self.retry_topics = RetryTopics(self.producer, ORIGIN.topic, self.policy)
         self.dead_letters = DeadLetters(self.producer, ORIGIN.topic)
@@ -202,8 +205,9 @@ class Bench:
             tenants=TenantMetrics(MetricsSettings()),
             clock=wall,
             chance=chance,
+            history=history,
         )
-        self.fast_path = FastPath(self.pipeline, self.store, self.deliverer, 1_000_000, max_body)
+        self.fast_path = FastPath(self.pipeline, self.store, self.deliverer, 1_000_000, max_body, history=history)
         self.epoch = AssignmentEpoch()
 
     def processing(self) -> ProcessingAttempt:

@@ -54,7 +54,7 @@ def entries(made: HistoryRecorder) -> list[HistoryEntry]:
 
 def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
     event, made = read(email_event()), recorder()
-    made.record_skipped(event, ORIGIN, SkipReason.CHANNEL)
+    made.record_skipped(event, ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     made.record_parked(event, ORIGIN, ParkReason.ATTEMPT_FAILED, 2, 1_790_000_030.0, "answered 503")
     made.record_parked(event, ORIGIN, ParkReason.PAUSED, 0, 1_790_000_030.0, "")
     made.record_dead(event, ORIGIN, DeadReason.REJECTED, 3, "no jane@luma.com at +49 170 1234567")
@@ -128,7 +128,7 @@ def test_of_a_challenge_only_scheme_and_error_are_kept(challenge: str, shown: st
 
 def test_without_a_key_there_is_no_trace_of_the_recipient() -> None:
     made = recorder(recipient_key=None)
-    made.record_skipped(read(email_event()), ORIGIN, SkipReason.STATUS)
+    made.record_skipped(read(email_event()), ORIGIN, SkipReason.STATUS, has_webhook=True, has_earlier=False)
     assert [one.recipient for one in entries(made)] == [None]
 
 
@@ -178,13 +178,13 @@ def test_events_of_other_types_are_counted_by_the_minute_without_a_tenant() -> N
 @interpreted_only
 def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger can invent tenants: past the bound they are counted together."""
-    monkeypatch.setattr(history_recorder, "MAX_UNKNOWN_TENANTS", 3)
+    monkeypatch.setattr(history_recorder, "MAX_COUNTS", 3)
     clock = Clock()
     made = recorder(clock)
     for number in range(10):
         event = read(email_event())
         event.tenant = TenantKey(f"org-{number % 5}", "prod")  # type: ignore[misc]
-        made.record_skipped(event, ORIGIN, SkipReason.NO_WEBHOOK)
+        made.record_skipped(event, ORIGIN, SkipReason.NO_WEBHOOK, has_webhook=False, has_earlier=False)
     assert list(made.take_all()) == []  # the minute isn't over
     clock.now += 60
     found = sorted((one.org or "", one.count) for one in entries(made))
@@ -197,11 +197,11 @@ def test_a_full_buffer_costs_entries_and_nothing_else(monkeypatch: pytest.Monkey
     lost = history_recorder.metrics.HISTORY_LOST.labels("buffer_full")
     made, before = recorder(), lost._value.get()
     for _ in range(8):
-        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     assert lost._value.get() - before == 3
     assert len(entries(made)) == 5
     assert made.buffered == 0
-    made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+    made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     assert len(entries(made)) == 1
 
 
@@ -209,7 +209,7 @@ async def test_a_full_record_is_ready_at_once() -> None:
     made = recorder()
     for number in range(FULL_RECORD):
         assert made.ready.is_set() is (number == FULL_RECORD)
-        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     await asyncio.wait_for(made.ready.wait(), 1)
     [(bucket, found)] = made.take_full()
     assert len(found) == FULL_RECORD

@@ -83,6 +83,8 @@ class EventHistory(ResponseModel):
     items: tuple[HistoryEntryModel, ...]
     is_cut: bool
     """Earlier entries were left out."""
+    is_end_forgotten: bool
+    """The event has ended, or nothing was heard of it for longer than ends are kept: its last entry isn't its end."""
 
 
 class SkippedQuery(RequestModel):
