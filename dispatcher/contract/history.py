@@ -6,7 +6,7 @@ be added in the same version, so readers ignore fields that they don't know. Not
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -121,6 +121,26 @@ class HistoryRecord(msgspec.Struct):
     entries: list[HistoryEntry]
 
 
+class _UncheckedRecord(msgspec.Struct):
+    """A record whose entries are not decoded yet."""
+
+    version: int
+    writer: int
+    first: int
+    entries: list[msgspec.Raw]
+
+
+class DecodedRecord(NamedTuple):
+    """What could be read of a record."""
+
+    runs: list[HistoryRecord]
+    """The record, without the entries that can't be read: a part for each stretch between them, numbered as before."""
+    unreadable: int = 0
+    """Entries that can't be read, such as those with an outcome of a later version."""
+    problem: str = ""
+    """Why the first of them can't be read."""
+
+
 class EventIds(msgspec.Struct, gc=False):
     """Ids of one event, which each of its entries repeats."""
 
@@ -144,6 +164,9 @@ def classes_of(outcomes: Iterable[HistoryOutcome]) -> frozenset[KeptAs]:
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(HistoryRecord)
+_unchecked_decoder = msgspec.json.Decoder(_UncheckedRecord)
+_entry_decoder = msgspec.json.Decoder(HistoryEntry)
+_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def bucket_of(org: str | None, sandbox: str | None) -> int:
@@ -162,16 +185,37 @@ def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> 
     yield from encode_records(writer, first + half, entries[half:])
 
 
-def decode_record(value: bytes | None) -> HistoryRecord:
-    """Returns the entries in a record's value.
+def decode_record(value: bytes | None) -> DecodedRecord:
+    """Returns the entries in a record's value. An entry that can't be read costs none of the others.
 
     Raises:
         UnreadableEvent: the value isn't a history record, or is one of a newer version.
     """
     try:
         record = _decoder.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _ERRORS:
+        return _decode_one_by_one(value or b"")
+    _check_version(record.version)
+    return DecodedRecord([record])
+
+
+def _decode_one_by_one(value: bytes) -> DecodedRecord:
+    try:
+        record = _unchecked_decoder.decode(value)
+    except _ERRORS as error:
         raise UnreadableEvent(f"no history record: {str(error)[:200]}") from None
-    if record.version != VERSION:
-        raise UnreadableEvent(f"history record of version {record.version}: this program reads version {VERSION}")
-    return record
+    _check_version(record.version)
+    runs = [HistoryRecord(record.version, record.writer, record.first, [])]
+    problems = []
+    for number, raw in enumerate(record.entries, record.first):
+        try:
+            runs[-1].entries.append(_entry_decoder.decode(raw))
+        except _ERRORS as error:
+            problems.append(f"entry {number}: {str(error)[:200]}")
+            runs.append(HistoryRecord(record.version, record.writer, number + 1, []))
+    return DecodedRecord([run for run in runs if run.entries], len(problems), next(iter(problems), ""))
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise UnreadableEvent(f"history record of version {version}: this program reads version {VERSION}")

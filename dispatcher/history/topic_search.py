@@ -92,10 +92,11 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
                 decoded = decode_record(record.value)
             except UnreadableEvent:
                 continue
-            for index, entry in enumerate(decoded.entries):
-                if wanted.matches(entry):
-                    key = decoded.writer, decoded.first + index  # repeats have the same
-                    found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry)
+            for run in decoded.runs:
+                for number, entry in enumerate(run.entries, run.first):
+                    if wanted.matches(entry):
+                        key = run.writer, number  # repeats have the same
+                        found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry)
     return sorted(found.values(), key=lambda one: one.at) if names else None
 
 

@@ -2,7 +2,8 @@
 
 A position is committed after its records are stored, and kept in the store, too: what the store lacks is read again,
 although it was committed when another store had it. A store that is away is waited for, with the membership kept
-alive; records that can't be read are counted and passed over. Repeats are the store's business: it knows its entries.
+alive; records and entries that can't be read are counted and passed over. Repeats are the store's business: it knows
+its entries.
 
 A commit's metadata names the last record before the position, see `commit_metadata`. At the start, and after everything
 that could have replaced the log, that record is read again and compared: another log is read from its start.
@@ -230,8 +231,12 @@ class HistoryReader:
                     metrics.HISTORY_STORED.labels("unreadable").inc()
                     log.warning("history record can't be read", place=place_of(record), why=str(error))
                     continue
-                batch.append(decoded)
-                entries += len(decoded.entries)
+                if decoded.unreadable:
+                    metrics.HISTORY_STORED.labels("unreadable").inc(decoded.unreadable)
+                    why, count = decoded.problem, decoded.unreadable
+                    log.warning("history entries can't be read", place=place_of(record), entries=count, why=why)
+                batch += decoded.runs
+                entries += sum(len(run.entries) for run in decoded.runs)
                 if entries >= MAX_ENTRIES_AT_ONCE:
                     await self._write_until_stored(batch, ends)
                     batch, entries, ends = [], 0, {}

@@ -62,7 +62,7 @@ HISTORY_LOST = Counter("dispatcher_history_lost", "Entries that the history topi
 HISTORY_STORED = Counter(
     "dispatcher_history_stored",
     "Entries read from the history topic, by result: stored, repeated (there already), left_out (too old, erased or "
-    "from the future), refused (values no database holds); unreadable counts records.",
+    "from the future), refused (values no database holds), unreadable (of a record that can't be read at all: 1).",
     ["result"],
 )
 HISTORY_STORE_FAILURES = Counter("dispatcher_history_store_failures", "Writes that the history store did not take.")

@@ -59,6 +59,7 @@ SENT_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",r
 FAILED = 'dispatcher_notifications_total{channel="email",result="failed"}'
 STORED = 'dispatcher_history_stored_total{result="stored"}'
 """Every process has the series."""
+UNREADABLE = 'dispatcher_history_stored_total{result="unreadable"}'
 STORED_BY_WORKER = 'dispatcher_history_stored_total{result="stored",pod="history-0"}'
 PROCESS_START = "process_start_time_seconds"
 
@@ -559,6 +560,13 @@ CASES: Final[dict[str, Case]] = {
             ),
         ),
     ),
+    "DispatcherHistoryUnreadable": Case(
+        fires={UNREADABLE: "0x10 40x70"},  # once is enough: they are not stored later
+        at=14,
+        over=60,
+        quiet={UNREADABLE: "40x80", UNREADABLE.replace("unreadable", "left_out"): "0x10 40x70"},
+        labels={"result": "unreadable"},
+    ),
     "DispatcherHistoryWorkerGone": Case(
         fires={
             "dispatcher_history_written_total": "0+60x100 6000x60",
@@ -577,6 +585,19 @@ CASES: Final[dict[str, Case]] = {
                 "the worker hangs; and nothing happens that could be stored",
                 fires={"dispatcher_history_written_total": "0+60x100 6000x60", STORED_BY_WORKER: "0+60x10 600x150"},
                 quiet={"dispatcher_history_written_total": "900x160", STORED_BY_WORKER: "900x160"},
+            ),
+            Variant(
+                "the worker can read nothing; and it can read some",
+                fires={
+                    "dispatcher_history_written_total": "0+60x100 6000x60",
+                    STORED_BY_WORKER: "0+60x10 600x150",
+                    UNREADABLE: "0+60x100 6000x60",
+                },
+                quiet={
+                    "dispatcher_history_written_total": "0+60x100 6000x60",
+                    STORED_BY_WORKER: "0+1x160",
+                    UNREADABLE: "0+59x100 5900x60",
+                },
             ),
             Variant(
                 "entries are rare",

@@ -5,14 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import orjson
 import pytest
 import yaml
 from aiohttp import web
+from aiokafka import AIOKafkaProducer
 from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
@@ -63,7 +67,7 @@ async def entries_of(scene: Stage) -> list[HistoryEntry]:
     records = await topics.read_all(scene.bootstrap_servers, topic_of(scene))
     found: list[HistoryEntry] = []
     for record in records:
-        decoded = decode_record(record.value).entries
+        decoded = [one for run in decode_record(record.value).runs for one in run.entries]
         assert {str(bucket_of(one.org, one.sandbox)).encode() for one in decoded} == {record.key}
         found += decoded
     return found
@@ -329,3 +333,46 @@ async def test_an_endpoint_that_asks_for_no_more_is_reported_by_mail(scene: Stag
     assert "is disabled: its events wait" in sent["Subject"]
     assert "410" in text.get_content()
     assert re.search(r"Events that wait: [123]\s", text.get_content()), text.get_content() + running.log[-1500:]
+
+
+async def test_what_can_not_be_read_costs_no_other_entry_and_is_reported(scene: Stage) -> None:
+    """A worker that is older than the dispatchers: it stores what it knows, once, and counts the rest."""
+    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=1)
+    (tenant,) = tenants(1)
+    fine = [
+        {
+            "at": int(time.time() * 1000),
+            "outcome": "dead",
+            "org": tenant.org,
+            "sandbox": "prod",
+            "webhookId": f"msg_{n}",
+        }
+        for n in range(4)
+    ]
+    entries = [fine[0], fine[1] | {"outcome": "expired"}, fine[2], fine[3] | {"at": "today"}]
+    values = [
+        orjson.dumps({"version": version, "writer": 7, "first": 100, "entries": made})
+        for version, made in ((1, entries), (1, entries), (1, [fine[0]]), (2, fine))
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer:
+        for value in values:
+            await producer.send_and_wait(topic_of(scene), value)
+    async with worker(scene, history_settings(scene)) as running:
+        url = f"http://127.0.0.1:{running.ops_port}/metrics"
+
+        async def counted() -> bool:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                    return 'dispatcher_history_stored_total{result="unreadable"} 5.0' in await answer.text()
+            return False
+
+        await until(counted, f"the unreadable ones to be counted; {running.log[-500:]}", 60)
+        assert await stored(scene) == Counter({("dead", "msg_0"): 1, ("dead", "msg_2"): 1})
+        assert "history record of version 2: this program reads version 1" in running.log
+        runbook = World(
+            scene.directory, running.ops_port, running.path, running.log_path, scene.volume.path,
+            scene.bootstrap_servers, "localhost:1",
+        )  # fmt: skip
+        ran, without_match = await runbook.run("DispatcherHistoryUnreadable")
+        assert without_match == []
+        assert "'expired'" in "".join(one.output for one in ran)

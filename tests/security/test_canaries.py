@@ -639,7 +639,7 @@ async def _records(scene: Scene) -> None:
     """What was written: attempts whole; of parked and dead records the headers that we gave them."""
     servers, prefix = scene.stage.bootstrap_servers, scene.stage.prefix
     records = await topics.read_all(servers, history_topic(prefix))
-    entries = [one for record in records for one in decode_record(record.value).entries]
+    entries = [one for record in records for run in decode_record(record.value).runs for one in run.entries]
     assert len(entries) > 30
     scene.answers["history"] = "\n".join(repr((one.key, one.value, one.headers)) for one in records)
     reasons: set[str] = set()

@@ -63,14 +63,14 @@ class AttemptMemory:
         return len(self._counts)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Adds the attempts of these records; counts and skips records that can't be read."""
+        """Adds the attempts of these records, as far as these can be read, and counts those that can't."""
         for record in records:
-            attempts = read_attempts(record.value, self._clock())
-            if attempts is None:
+            attempts, is_whole = read_attempts(record.value, self._clock())
+            if not is_whole:
                 self.unreadable += 1
                 if self.unreadable == 1:
                     log.warning("history has records that can't be read", place=f"{record.topic}/{record.offset}")
-            for attempt in attempts or ():
+            for attempt in attempts:
                 self.add(attempt)
 
     def add(self, attempt: AttemptModel) -> None:
@@ -162,17 +162,19 @@ class AttemptReader:
         await self.follower.run()
 
 
-def read_attempts(value: bytes | None, now: float) -> list[AttemptModel] | None:
-    """Returns the attempts that a record of the history topic reports; None if the record can't be read."""
+def read_attempts(value: bytes | None, now: float) -> tuple[list[AttemptModel], bool]:
+    """Returns the attempts that a record of the history topic reports, and whether all of it could be read."""
     try:
-        record = decode_record(value)
+        decoded = decode_record(value)
     except UnreadableEvent:
-        return None
-    return [
+        return [], False
+    attempts = [
         attempt_of(entry, now)
-        for entry in record.entries
+        for run in decoded.runs
+        for entry in run.entries
         if entry.outcome in (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
     ]
+    return attempts, not decoded.unreadable
 
 
 def attempt_of(entry: HistoryEntry, now: float) -> AttemptModel:

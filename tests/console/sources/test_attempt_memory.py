@@ -190,10 +190,15 @@ def record(*entries: object, **changes: object) -> bytes:
 
 def test_attempts_are_read_from_records_of_history() -> None:
     skipped = ENTRY | {"outcome": "skipped", "reason": "channel"}
-    assert read_attempts(record(ENTRY, skipped, ENTRY | {"unknown": [1]}), NOW) == [attempt(), attempt()]
-    assert read_attempts(record({key: ENTRY[key] for key in ENTRY if key != "topic"}), NOW) == [attempt(origin=None)]
-    assert read_attempts(record(ENTRY | {"at": 10**15}), NOW) == [attempt()]  # no attempt is in the future
-    assert read_attempts(record(ENTRY | {"answer": "x" * 5000}), NOW) == [attempt(answer="x" * 2048)]
+    assert read_attempts(record(ENTRY, skipped, ENTRY | {"unknown": [1]}), NOW) == ([attempt(), attempt()], True)
+    assert read_attempts(record({key: ENTRY[key] for key in ENTRY if key != "topic"}), NOW) == (
+        [attempt(origin=None)],
+        True,
+    )
+    assert read_attempts(record(ENTRY | {"at": 10**15}), NOW) == ([attempt()], True)  # no attempt is in the future
+    assert read_attempts(record(ENTRY | {"answer": "x" * 5000}), NOW) == ([attempt(answer="x" * 2048)], True)
+    of_a_later_version = ENTRY | {"outcome": "expired"}
+    assert read_attempts(record(ENTRY, of_a_later_version, ENTRY), NOW) == ([attempt(), attempt()], False)
 
 
 @pytest.mark.parametrize(
@@ -202,4 +207,4 @@ def test_attempts_are_read_from_records_of_history() -> None:
     + [record(ENTRY | {key: wrong}) for key in ENTRY for wrong in ([1], {"a": 1}) if key != "unknown"],
 )
 def test_unreadable_records_are_counted_and_skipped(value: bytes | None) -> None:
-    assert read_attempts(value, NOW) is None
+    assert read_attempts(value, NOW) == ([], False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -234,7 +235,9 @@ _entries = st.builds(
 
 @given(st.lists(_entries, min_size=1, max_size=30), st.integers(0, 2**62))
 def test_an_encoded_record_is_decoded_again(made: list[HistoryEntry], writer: int) -> None:
-    records = [decode_record(value) for value, _ in encode_records(writer, 7, made)]
+    decoded = [decode_record(value) for value, _ in encode_records(writer, 7, made)]
+    assert [one.unreadable for one in decoded] == [0] * len(decoded)
+    records = [record for one in decoded for record in one.runs]
     assert [one for record in records for one in record.entries] == made
     assert {record.writer for record in records} == {writer}
     first = 7
@@ -256,4 +259,42 @@ def test_many_long_entries_become_several_records_within_the_limit() -> None:
 )
 def test_a_value_that_is_not_a_history_record_is_refused(value: bytes | None) -> None:
     with pytest.raises(UnreadableEvent):
+        decode_record(value)
+
+
+_FINE = {"at": 1, "outcome": "dead", "org": "o"}
+_NEWER = [
+    _FINE | {"outcome": "expired"}, _FINE | {"at": "1"}, _FINE | {"count": 1.5}, _FINE | {"headers": {"a": 1}}, {"at": 1},
+    [1, "dead"], None, 7, "dead", _FINE | {"org": {"id": "o"}},
+]  # fmt: skip
+"""Entries as a later version, or another writer, may write them."""
+
+
+@pytest.mark.parametrize("odd", [[0], [2], [1, 2], [4], [0, 2, 4], [0, 1, 2, 3, 4]])
+def test_an_entry_that_can_not_be_read_costs_no_other_and_no_number(odd: list[int]) -> None:
+    for other in _NEWER:
+        made = [other if number in odd else _FINE | {"reason": str(number)} for number in range(5)]
+        value = json.dumps({"version": 1, "writer": 9, "first": 100, "entries": made, "sealed": True}).encode()
+        decoded = decode_record(value)
+        found = {
+            run.first + index: (run.writer, entry.reason)
+            for run in decoded.runs
+            for index, entry in enumerate(run.entries)
+        }
+        assert found == {100 + number: (9, str(number)) for number in range(5) if number not in odd}
+        assert all(run.entries for run in decoded.runs)
+        assert (decoded.unreadable, bool(decoded.problem)) == (len(odd), True)
+
+
+def test_of_an_entry_with_a_broken_character_only_the_entry_is_lost() -> None:
+    value = b'{"version":1,"writer":9,"first":3,"entries":[{"at":1,"outcome":"dead","org":"\xff"},{"at":2,"outcome":"dead"}]}'
+    decoded = decode_record(value)
+    assert [(run.first, [one.at for one in run.entries]) for run in decoded.runs] == [(4, [2])]
+    assert decoded.unreadable == 1
+
+
+@pytest.mark.parametrize("entry", [_FINE, _NEWER[0]])
+def test_a_record_of_a_newer_version_is_refused_whatever_is_in_it(entry: object) -> None:
+    value = json.dumps({"version": 2, "writer": 9, "first": 3, "entries": [entry]}).encode()
+    with pytest.raises(UnreadableEvent, match="history record of version 2: this program reads version 1"):
         decode_record(value)

@@ -14,7 +14,7 @@ NOW_S = 1_790_000_000.0
 KEEP = HistoryKeepSettings.model_validate({"delivered": "24h", "skipped": "12h"})
 
 
-def entry(outcome: HistoryOutcome, age_h: float, due_h: float | None = None, **changes: Any) -> HistoryEntry:
+def entry(outcome: O, age_h: float, due_h: float | None = None, **changes: Any) -> HistoryEntry:
     """An entry of this age that is due in `due_h` hours from now."""
     now = int(NOW_S * 1000)
     due_at = None if due_h is None else now + int(due_h * HOUR_MS)
