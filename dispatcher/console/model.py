@@ -122,7 +122,7 @@ class AttemptModel(ApiValue):
 
 @dataclass(frozen=True, slots=True)
 class BucketModel(ApiValue):
-    """Attempts of one span of time."""
+    """Attempts of one span of time: an event that is tried or sent again counts each time."""
 
     start: Time
     delivered: int = 0

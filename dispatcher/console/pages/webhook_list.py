@@ -103,7 +103,8 @@ class WebhookRow:
     skipped: Sequence[Skipped] | None
     """Events of the last 24 hours that were skipped, by reason; None without a history store."""
     delivered: int
-    """Events of the last 24 hours that were delivered: by the history store if the list is sorted by it."""
+    """Deliveries of the last 24 hours, each one of an event that was sent again: by the history store if the list is
+    sorted by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ class WebhookListPage:
         return ListResult(await self._lines(page.items, numbers), page.total)
 
     async def _delivered(self, person: Person, scope: Scope) -> Mapping[TenantKey, int] | None:
-        """Returns the delivered events of the last 24 hours by tenant; None if the history store doesn't have them."""
+        """Returns the deliveries of the last 24 hours by tenant; None if the history store doesn't have them."""
         lookup = self._renderer.services.history
         if lookup is None:
             return None

@@ -95,7 +95,7 @@ class HistoryLookup:
         return await self._search.seen.without_webhook(since, orgs=orgs)
 
     async def delivered(self, since: float, *, orgs: Orgs) -> dict[TenantKey, int]:
-        """Counts delivered events by tenant, as `HistorySeen.delivered` does."""
+        """Counts deliveries by tenant, as `HistorySeen.delivered` does."""
         return await self._search.seen.delivered(since, orgs=orgs)
 
     async def seen_campaigns(self, tenant: TenantKey) -> list[str]:

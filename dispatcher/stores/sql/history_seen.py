@@ -48,7 +48,9 @@ class HistorySeen:
             return [SeenTenant(TenantKey(row[0], row[1]), int(row[2])) for row in found]
 
     async def delivered(self, since: float, *, orgs: Orgs) -> dict[TenantKey, int]:
-        """Counts the events of each tenant that were delivered in the quarters of an hour that begin since then.
+        """Counts the deliveries of each tenant in the quarters of an hour that begin since then.
+
+        An event that was sent again counts each time.
 
         Tenants without any are left out, and so are those with the fewest beyond `MAX_LISTED`.
 

@@ -238,6 +238,8 @@ async def test_the_list_is_filtered_and_paged_and_skipped_events_say_why(browser
         await shown.go(stage.path(LUMA))
         skipped = shown.page.locator("section", has=shown.page.get_by_role("heading", name="Skipped"))
         await expect(skipped).to_contain_text("60")
+        requests = shown.page.locator("section", has=shown.page.get_by_role("heading", name="Requests", exact=True))
+        await expect(requests).to_contain_text("an event that is tried or sent again counts each time")
         await expect(skipped).to_contain_text("Add the channel to the webhook's channels.")
         assert await shown.violations() == []
         await skipped.get_by_role("link").first.click()

@@ -14,7 +14,7 @@ class OutcomesQuery(RequestModel):
 
 
 class OutcomesModel(ResponseModel):
-    """Counts of the attempts by outcome."""
+    """Counts of the attempts by outcome: an event that is tried or sent again counts each time."""
 
     window: Window
     bucket_s: float

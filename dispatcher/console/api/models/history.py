@@ -101,8 +101,8 @@ class CountModel(ResponseModel):
     reason: str
     channel: str
     events: int
-    """Of `delivered`, `skipped`, `dead` and `redriven`: events, in `dead` also those that were sent again since. Of
-    `attempt`, `parked` and `held`: how often it happened, for some events more than once."""
+    """How often it happened. `skipped` counts an event once. An event that is sent again is `redriven` each time, and
+    `delivered` or `dead` each time it ends. `attempt`, `parked` and `held` happen several times to some events."""
     text: str
     """The reason as a sentence."""
     remedy: str
