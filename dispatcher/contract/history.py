@@ -131,7 +131,7 @@ class _UncheckedRecord(msgspec.Struct):
 
 
 class DecodedRecord(NamedTuple):
-    """What could be read of a record."""
+    """The readable entries of a record."""
 
     runs: list[HistoryRecord]
     """The record, without the entries that can't be read: a part for each stretch between them, numbered as before."""

@@ -1,4 +1,4 @@
-"""What is said of an event whose last entries are gone: it isn't claimed that it still waits."""
+"""Checks that an event whose last entries are gone isn't taken for one that still waits."""
 
 from typing import Any
 

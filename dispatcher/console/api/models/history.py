@@ -84,7 +84,7 @@ class EventHistory(ResponseModel):
     is_cut: bool
     """Earlier entries were left out."""
     is_end_forgotten: bool
-    """The event has ended, or nothing was heard of it for longer than ends are kept: its last entry isn't its end."""
+    """The last entry isn't the event's end, and is older than ends are kept: how the event ended isn't known."""
 
 
 class SkippedQuery(RequestModel):
