@@ -185,6 +185,7 @@ async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage
         found = [(one.outcome.value, one.reason, one.status, one.attempt) for one in own]
         assert found[0] == ("attempt", "http_5xx", 503, 1)
         assert found[-1][:3] == ("delivered", "http_2xx", 200)
+        assert own[-1].has_earlier
         assert own[0].headers == {"retry-after": "1"}
         assert {one.event_id for one in own} == {f"e-{number}"}
         assert all(one.request_id and one.message_execution_id and one.campaign_id for one in own)
