@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.contract.history import HistoryEntry
 from dispatcher.contract.recipient import recipient_hashes
+from dispatcher.contract.search_text import readings, recipient_hash_in
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.history.timeline import details, forgotten_end, title, utc_text
@@ -32,14 +33,16 @@ _FIELDS = {
 
 
 def trace(
-    any_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Any of the ids, or a recipient.")] = None,
+    any_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Any of the ids, or a recipient or its hash.")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="ORG/SANDBOX", help="Only this tenant's events.")] = None,
     request_id: Annotated[str | None, typer.Option(help="requestId of the envelope.")] = None,
     webhook_id: Annotated[str | None, typer.Option(help="The webhook-id header.")] = None,
     execution_id: Annotated[str | None, typer.Option(help="messageExecutionID.")] = None,
     event_id: Annotated[str | None, typer.Option(help="XDM _id.")] = None,
     campaign: Annotated[str | None, typer.Option(help="campaignID.")] = None,
-    recipient: Annotated[str | None, typer.Option(help="Address or number the message was sent to.")] = None,
+    recipient: Annotated[str | None, typer.Option(help="Address or number it was sent to, or the hash.")] = None,
     since: Annotated[str, typer.Option(metavar="AGE", help="How far back topics are read without a store.")] = "1d",
     topics: Annotated[bool, typer.Option("--topics", help="Read the topics even if there is a store.")] = False,
     config: ConfigPath = DEFAULT_CONFIG,
@@ -74,6 +77,7 @@ def trace(
 
 async def _from_store(settings: Settings, field: str | None, value: str, tenant: TenantKey | None) -> list[str]:
     from dispatcher.history.worker import history_database  # imports SQLAlchemy, which takes its time
+    from dispatcher.stores.sql.history_ids import with_known_ids
     from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch
 
     query = HistoryQuery(
@@ -87,7 +91,9 @@ async def _from_store(settings: Settings, field: str | None, value: str, tenant:
     search = HistorySearch(database)
     lines: list[str] = []
     try:
+        query = await with_known_ids(search, query, orgs=None)
         found = await search.search(query, orgs=None)
+        lines += _found_as(query.any_id, value, found.items)
         webhook_ids = list(dict.fromkeys(entry.webhook_id for entry in found.items if entry.webhook_id is not None))
         for webhook_id in webhook_ids[:MAX_EVENTS]:
             timeline = await search.timeline(webhook_id, orgs=None)
@@ -104,9 +110,11 @@ async def _from_store(settings: Settings, field: str | None, value: str, tenant:
 async def _from_topics(
     settings: Settings, field: str | None, value: str, tenant: TenantKey | None, since: float, since_text: str
 ) -> list[str]:
-    from dispatcher.history.topic_search import Wanted, find_in_event_topics, find_in_history_topic
+    from dispatcher.history.topic_search import OF_RECIPIENT, Wanted, find_in_event_topics, find_in_history_topic
 
-    wanted = Wanted(value, field, tenant, _hashes(settings, field, value, needs_key=False))
+    hashes = _hashes(settings, field, value, needs_key=False)
+    typed = readings(value) or [value]
+    wanted = Wanted(typed[0], field, tenant, hashes, tuple(typed[1:]))
     found = await find_in_history_topic(settings, wanted, since)
     has_history = found is not None
     if not found:
@@ -115,7 +123,9 @@ async def _from_topics(
     for one in found:
         line = _Line(one.at, one.text, one.place) if one.entry is None else _Line.of(one.entry)
         by_event[one.webhook_id].append(line)
-    lines = [line for own in list(by_event.values())[:MAX_EVENTS] for line in _event_lines(own)]
+    rank = max((one.rank for one in found), default=OF_RECIPIENT)
+    lines = _found_as(None if rank == OF_RECIPIENT else typed[rank], value, (one.entry for one in found))
+    lines += [line for own in list(by_event.values())[:MAX_EVENTS] for line in _event_lines(own)]
     if len(by_event) > MAX_EVENTS:
         lines.append(f"there are {len(by_event)} events: give another id or a tenant")
     if lines and not has_history:
@@ -137,6 +147,14 @@ class _Line:
     @classmethod
     def of(cls, entry: HistoryEntry) -> "_Line":
         return cls(entry.at, title(entry), details(entry), entry)
+
+
+def _found_as(known: str | None, typed: str, found: Iterable[HistoryEntry | None]) -> list[str]:
+    """Returns a line that says how the entries were found, if not by the text as it was typed."""
+    hashed, entries = recipient_hash_in(typed), list(found)
+    if hashed is not None and any(entry is not None and entry.recipient == hashed for entry in entries):
+        return [f"found by the recipient's hash {hashed}"]
+    return [f"found as {known}"] if entries and known not in (None, typed) else []
 
 
 def _event_lines(lines: Sequence[_Line], *, is_cut: bool = False) -> list[str]:
@@ -161,9 +179,12 @@ def _event_lines(lines: Sequence[_Line], *, is_cut: bool = False) -> list[str]:
 def _hashes(settings: Settings, field: str | None, value: str, *, needs_key: bool = True) -> tuple[str, ...]:
     if field not in (None, "recipient"):
         return ()
-    key = settings.history.recipient_key
+    key, hashed = settings.history.recipient_key, recipient_hash_in(value)
+    own = () if hashed is None else (hashed,)
     if key is not None:
-        return recipient_hashes(key.reveal(), value)
+        return (*own, *recipient_hashes(key.reveal(), value))
+    if own:
+        return own
     if field == "recipient" and needs_key:
         message = "is needed to find a recipient: without it, entries hold no trace of recipients"
         raise ConfigError([Problem(message, "history.recipient_key")])

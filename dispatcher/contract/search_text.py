@@ -1,46 +1,75 @@
 """Reads what a person types to find a message or a recipient: an id or an address, and what came with it. Pure."""
 
 import re
+from collections.abc import Iterator
 from typing import Final
 from unicodedata import category
 from urllib.parse import unquote
 
-_AROUND: Final = " \t\r\n\u00a0\"'`,;<>[]{}“”„‘’«»"
+MAX_READINGS: Final = 12
+"""Readings of one text, each of which may be looked up."""
+_AROUND: Final = " \t\r\n\u00a0\"'`,;<>[]{}*\\“”„‘’«»"
 _IN_BRACKETS: Final = re.compile(r"<([^<>]*@[^<>]*)>")
 _ALL_IN_BRACKETS: Final = re.compile(r"<[^<>\s]+>")
-_LABELLED: Final = re.compile(r"""([A-Za-z_][\w .-]*)["'”]?\s*[:=]\s*(.+)""", re.DOTALL)
+_LABELLED: Final = re.compile(r"""([A-Za-z_][\w .-]*)\\?["'”]?\s*[:=](?!=|//)\s*(.+)""", re.DOTALL)
+_ENCODED: Final = re.compile("%[0-9A-Fa-f]{2}")
 _ADDRESS: Final = re.compile(r"""[^\s<>,;"']+@[^\s<>,;"']+""")
 _OF_LINKS: Final = frozenset({"mailto", "tel", "sms"})
+_WEBHOOK_ID: Final = re.compile(r"msg_[0-9a-f]+", re.IGNORECASE | re.ASCII)
+_HASH: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
+_UUID: Final = re.compile(
+    r"\{?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}?|[0-9a-f]{32}", re.IGNORECASE | re.ASCII
+)
 
 
 def readings(text: str) -> list[str]:
     """Returns what the text may stand for, the most literal reading first; empty if nothing is left of it.
 
-    Quotation marks, commas, brackets and invisible characters around it are dropped, as are parentheses and dots around
-    an address. The address is taken out of `Name <address>`; an id may have angle brackets, as a Message-ID does. The
-    last reading lacks a label, as of `requestId: …`, because ids may contain colons, and the `%40` of a link.
+    The order in which they are looked up: the text as it is without surrounding white space; without invisible
+    characters; an id in angle brackets, as a Message-ID has them, or the address of `Name <address>`; without quotation
+    marks, brackets, backticks, commas and the like around it; without a label (`requestId: …`), because ids may contain
+    colons; with percent-encoding decoded; without parentheses around it and dots or colons after it; then UUIDs and
+    webhook-ids in their other case.
     """
-    visible = "".join(char for char in text if category(char) != "Cf")
-    literal = _ALL_IN_BRACKETS.fullmatch(visible.strip())
-    plain = visible.strip(_AROUND)
-    if (address := _IN_BRACKETS.search(text)) is not None:
-        plain = address[1].strip(_AROUND)
-    found = [plain] if literal is None else [literal[0], plain]
-    if (labelled := _LABELLED.fullmatch(plain)) is not None:
-        value = labelled[2]
-        if labelled[1].strip().lower() in _OF_LINKS:
-            value = unquote(re.split("[?;]", value, maxsplit=1)[0])
-        found.append(value.strip(_AROUND))
-    if "%40" in found[-1]:
-        found.append(unquote(found[-1]).strip(_AROUND))
-    if "@" in found[-1]:
-        found.append(found[-1].strip(_AROUND + "()").rstrip("."))
-    return [_with_plain_dashes(one) for one in dict.fromkeys(found) if one]
+    found = [_with_plain_dashes(one) for one in _as_written(text) if one]
+    found += [other for one in found for other in _other_cases(one)]
+    return list(dict.fromkeys(found))[:MAX_READINGS]
+
+
+def recipient_hash_in(text: str) -> str | None:
+    """Returns the keyed hash of a recipient, 32 hexadecimal digits, if the text is one; else None."""
+    return next((one.lower() for one in readings(text) if _HASH.fullmatch(one)), None)
 
 
 def has_several_addresses(text: str) -> bool:
     """Returns True if the text has more than one e-mail address, as a line of recipients has."""
     return len({one.casefold() for one in _ADDRESS.findall(text)}) > 1
+
+
+def _as_written(text: str) -> Iterator[str]:
+    yield text.strip()
+    visible = "".join(char for char in text if category(char) != "Cf")
+    if (literal := _ALL_IN_BRACKETS.fullmatch(visible.strip())) is not None:
+        yield literal[0]
+    address = _IN_BRACKETS.search(visible)
+    plain = (visible if address is None else address[1]).strip(_AROUND)
+    yield plain
+    if (labelled := _LABELLED.fullmatch(plain)) is not None:
+        plain = labelled[2]
+        if labelled[1].strip().lower() in _OF_LINKS:
+            plain = unquote(re.split("[?;]", plain, maxsplit=1)[0])
+        yield (plain := plain.strip(_AROUND))
+    if _ENCODED.search(plain) is not None:
+        yield (plain := unquote(plain).strip(_AROUND))
+    yield plain.strip(_AROUND + "()").rstrip(".:")
+
+
+def _other_cases(text: str) -> Iterator[str]:
+    """Yields the other spellings of an id whose case has no meaning: databases and tools change it."""
+    if _WEBHOOK_ID.fullmatch(text) is not None:
+        yield text.lower()
+    elif _UUID.fullmatch(text) is not None:
+        yield from (text.lower(), text.upper())
 
 
 def _with_plain_dashes(text: str) -> str:

@@ -5,7 +5,7 @@ topics of parked, held and dead events its later copies; deliveries leave no tra
 read, too, see `former_topics`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,7 +23,8 @@ from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
 _IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
-
+OF_RECIPIENT: Final = -1
+"""Rank of what has the wanted recipient."""
 NEWEST = 1_000
 """Records of each partition that are read although their timestamps are too old: some producers write seconds."""
 
@@ -38,17 +39,23 @@ class Wanted:
     tenant: TenantKey | None = None
     recipients: tuple[str, ...] = ()
     """The keyed hashes of `value`, if it may be an address."""
+    others: tuple[str, ...] = ()
+    """What else the value may stand for, see `readings`: each counts if no event has those before it."""
 
-    def matches(self, entry: HistoryEntry) -> bool:
-        """Returns True if the entry belongs to an event with the value."""
+    def rank(self, entry: HistoryEntry) -> int | None:
+        """Returns which reading the entry's event has as an id: 0 for `value`, 1 for the first of `others`.
+
+        OF_RECIPIENT if it has the recipient, None if it doesn't match.
+        """
         if self.tenant is not None and _cut(entry.org, entry.sandbox) != _cut(*self.tenant):
-            return False
-        found = {name: _cut(getattr(entry, name)) == _cut(self.value) for name in _IDS}
-        found["recipient"] = entry.recipient in self.recipients
-        return any(found.values()) if self.field is None else found[self.field]
+            return None
+        if self.field in (None, "recipient") and entry.recipient in self.recipients:
+            return OF_RECIPIENT
+        ids = {_cut(getattr(entry, name)) for name in (_IDS if self.field is None else (self.field,)) if name in _IDS}
+        return next((rank for rank, value in enumerate((self.value, *self.others)) if _cut(value) in ids), None)
 
-    def matches_event(self, event: DeliveryEvent) -> bool:
-        """Returns the same as `matches`, for an event that was read from a topic."""
+    def rank_of_event(self, event: DeliveryEvent) -> int | None:
+        """Returns the same as `rank`, for an event that was read from a topic."""
         address = recipient_of(event)
         entry = HistoryEntry(
             at=0, outcome=HistoryOutcome.ATTEMPT, org=event.tenant.org, sandbox=event.tenant.sandbox,
@@ -56,10 +63,11 @@ class Wanted:
             message_execution_id=event.execution.execution_id,
             campaign_id=event.execution.campaign_id,
         )  # fmt: skip
-        is_recipient = address is not None and normalised_address(address) == normalised_address(self.value)
-        return self.matches(entry) or (
-            is_recipient and self.field in (None, "recipient") and self.tenant in (None, event.tenant)
-        )
+        values = map(normalised_address, (self.value, *self.others))
+        is_recipient = address is not None and normalised_address(address) in values
+        if is_recipient and self.field in (None, "recipient") and self.tenant in (None, event.tenant):
+            return OF_RECIPIENT
+        return self.rank(entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,14 @@ class Found:
     """Topic, partition and offset of the record that says it."""
     entry: HistoryEntry | None = None
     """From the history topic."""
+    rank: int = 0
+    """Which reading of the wanted value it has, see `Wanted.rank`."""
+
+
+def of_first_reading(found: Sequence[Found]) -> list[Found]:
+    """Returns those that have the first reading which any of them has, and the recipient's."""
+    first = min((one.rank for one in found if one.rank != OF_RECIPIENT), default=OF_RECIPIENT)
+    return [one for one in found if one.rank in (OF_RECIPIENT, first)]
 
 
 async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float) -> list[Found] | None:
@@ -94,10 +110,10 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
                 continue
             for run in decoded.runs:
                 for number, entry in enumerate(run.entries, run.first):
-                    if wanted.matches(entry):
+                    if (rank := wanted.rank(entry)) is not None:
                         key = run.writer, number  # repeats have the same
-                        found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry)
-    return sorted(found.values(), key=lambda one: one.at) if names else None
+                        found[key] = Found(entry.at, entry.webhook_id, title(entry), place_of(record), entry, rank)
+    return of_first_reading(sorted(found.values(), key=lambda one: one.at)) if names else None
 
 
 async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
@@ -116,10 +132,10 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
     for topic in [name for name in names if name in existing]:
         async for record in _records(settings, topic, since):
             event = _event_in(record)
-            if event is not None and wanted.matches_event(event):
+            if event is not None and (rank := wanted.rank_of_event(event)) is not None:
                 text = _in_words(record, waiting.get(topic))
-                found.append(Found(record.timestamp, event.webhook_id, text, place_of(record)))
-    return sorted(found, key=lambda one: one.at)
+                found.append(Found(record.timestamp, event.webhook_id, text, place_of(record), rank=rank))
+    return of_first_reading(sorted(found, key=lambda one: one.at))
 
 
 async def _records(settings: Settings, topic: str, since: float) -> AsyncIterator[Record]:

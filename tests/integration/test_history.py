@@ -219,8 +219,13 @@ async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage
             assert "e-2" not in printed
         printed = await command("trace", "--event-id", f"e-{picky.org}", "-c", running.path)
         assert "Skipped: the webhook doesn't want its channel" in printed
-        printed = await command("trace", "e-3", "--topics", "-c", running.path)
-        assert "Attempt 1: answered 503" in printed
+        for pasted, known in (("e-3", "e-3"), ('"e-3"', "e-3"), (name.upper(), name), ("_id: e-3", "e-3")):
+            printed = await command("trace", pasted, "--topics", "-c", running.path)
+            assert "Attempt 1: answered 503" in printed
+            assert (f"found as {known}" in printed) == (pasted != known)
+        printed = await command("trace", recipient.upper(), "--topics", "-c", running.path)
+        assert f"found by the recipient's hash {recipient}" in printed
+        assert name in printed
         database = Database(Secret((scene.directory / "history-url").read_bytes()))
         page = await HistorySearch(database).search(HistoryQuery(recipients=(recipient,), limit=200), orgs=None)
         await database.close()

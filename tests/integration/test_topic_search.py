@@ -25,13 +25,14 @@ def test_an_id_that_the_history_cuts_is_found_by_its_whole_value(field: str | No
         0, HistoryOutcome.DEAD, LONG[:MAX_ID], "prod", event_id=LONG[:MAX_ID], request_id=LONG[:MAX_ID],
         message_execution_id=LONG[:MAX_ID], campaign_id=LONG[:MAX_ID],
     )  # fmt: skip
-    assert Wanted(LONG, field).matches(entry)
-    assert Wanted(LONG, field, TenantKey(LONG, "prod")).matches(entry)
-    assert not Wanted(LONG, field, TenantKey(LONG, "stage")).matches(entry)
-    assert not Wanted("x" * (MAX_ID - 1), field).matches(entry)
+    assert Wanted(LONG, field).rank(entry) == 0
+    assert Wanted(LONG, field, TenantKey(LONG, "prod")).rank(entry) == 0
+    assert Wanted(LONG, field, TenantKey(LONG, "stage")).rank(entry) is None
+    assert Wanted("x" * (MAX_ID - 1), field).rank(entry) is None
+    assert Wanted(f'"{LONG}"', field, others=("other", LONG)).rank(entry) == 2
     whole = HistoryEntry(0, HistoryOutcome.ATTEMPT, event_id=LONG, request_id=LONG)
-    assert Wanted(LONG).matches(whole), "as it is in an event"
-    assert not Wanted("").matches(HistoryEntry(0, HistoryOutcome.ATTEMPT))
+    assert Wanted(LONG).rank(whole) == 0, "as it is in an event"
+    assert Wanted("").rank(HistoryEntry(0, HistoryOutcome.ATTEMPT)) is None
 
 
 async def test_a_held_event_is_shown_as_held(kafka: Broker) -> None:
@@ -55,6 +56,8 @@ async def test_a_held_event_is_shown_as_held(kafka: Broker) -> None:
     found = await find_in_event_topics(settings, Wanted("e-held"), time.time() - 3600)
     assert [one.text for one in found] == ["Arrived", "Held after 2 attempts, last answer 410: suspended"]
     assert {one.webhook_id for one in found} == {webhook_id_of(TENANT, "e-held")}
+    pasted = Wanted('"e-held"', others=("e-held", "E-HELD"))
+    assert [one.rank for one in await find_in_event_topics(settings, pasted, time.time() - 3600)] == [1, 1]
 
 
 @pytest.mark.parametrize("has_history", [True, False])

@@ -18,13 +18,15 @@ from dispatcher.console.request_body import form_body, words_in
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.search_text import has_several_addresses, readings
+from dispatcher.contract.search_text import has_several_addresses, readings, recipient_hash_in
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook
 
 PAGE: Final = 50
 MAX_TEXT: Final = 256
+MAX_TYPED: Final = 1000
+"""Characters of what is pasted into the search field: an id, and what is around it."""
 MAX_HASHES: Final = 6
 FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
 RESENT: Final = ("reason", "status", "channel", "campaign")
@@ -122,22 +124,24 @@ class Search:
         """Redirects to the results.
 
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
-        left out. A text that looks like an address counts as an id if an event has it as its id.
+        left out. A text that looks like an address counts as an id if an event has it as its id. A recipient's hash is
+        found, too, and may be an id. What isn't known is shown as it was typed.
         """
-        lookup, text = self._renderer.services.history, str((await form_body(request)).get("q", ""))[:MAX_TEXT]
+        lookup, text = self._renderer.services.history, str((await form_body(request)).get("q", ""))[:MAX_TYPED]
         if has_several_addresses(text):
             return to("/search?address=several")
-        typed = readings(text)
+        typed, hashed, orgs = readings(text), recipient_hash_in(text), person_of(request).orgs
         may_be_address = any(map(is_address, typed))
         found: dict[str, str] = {}
         if lookup is not None and (may_be_address or len(typed) > 1):
-            known = await _known_id(lookup, typed, person_of(request))
+            known = await lookup.known_id(text, orgs=orgs)
             found |= {"q": known} if known else {}
-        if not may_be_address:
-            return to("/search?" + urlencode(found or {"q": typed[-1] if typed else ""}))
-        if lookup is not None and (hashes := lookup.hashes(typed[-1])):
+        if lookup is not None and may_be_address and (hashes := lookup.hashes(text)):
             found["recipient"] = ",".join(hashes[:MAX_HASHES])
-        return to("/search?" + urlencode(found or {"address": "1"}))
+        elif lookup is not None and hashed is not None and await lookup.has_recipient(hashed, orgs=orgs):
+            found["recipient"] = hashed
+        unknown = {"address": "1"} if may_be_address else {"q": typed[0][:MAX_TEXT] if typed else ""}
+        return to("/search?" + urlencode(found or unknown))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Shows the history of the messages that have the typed id."""
@@ -164,14 +168,6 @@ class Search:
             request, "search.html", at="deliveries", status=status, rows=rows, filters=filters, older=older,
             problem=problem,
         )  # fmt: skip
-
-
-async def _known_id(lookup: HistoryLookup, texts: Iterable[str], person: Person) -> str | None:
-    """Returns the first text that an event has as one of its ids; None if none is known."""
-    for text in texts:
-        if (await lookup.search(HistoryQuery(any_id=text, limit=1), orgs=person.orgs)).items:
-            return text
-    return None
 
 
 async def _rows(

@@ -8,6 +8,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.contract.recipient import recipient_hashes
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.history_ids import find_known_id, with_known_ids
 from dispatcher.stores.sql.history_search import (
     MAX_TENANTS,
     HistoryCount,
@@ -53,8 +54,16 @@ class HistoryLookup:
         return () if self._key is None else recipient_hashes(self._key.reveal(), address)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
-        """Searches the store as `HistorySearch.search` does."""
-        return await self._search.search(query, orgs=orgs)
+        """Searches the store as `HistorySearch.search` does; id and campaign may be written as people paste them."""
+        return await self._search.search(await with_known_ids(self._search, query, orgs=orgs), orgs=orgs)
+
+    async def known_id(self, text: str, *, orgs: Orgs) -> str | None:
+        """Returns the first reading of what was typed that is an id of an event, as `find_known_id` does."""
+        return await find_known_id(self._search, text, orgs=orgs)
+
+    async def has_recipient(self, hashed: str, *, orgs: Orgs) -> bool:
+        """Returns True if entries of a recipient are kept; `hashed` is the recipient's hash."""
+        return bool((await self._search.search(HistoryQuery(recipients=(hashed,), limit=1), orgs=orgs)).items)
 
     async def search_scope(self, query: HistoryQuery, tenants: Collection[TenantKey], *, orgs: Orgs) -> HistoryPage:
         """Searches the entries of these organisations, and of the tenants that are known to have a webhook.

@@ -18,11 +18,16 @@ class HistorySearchOrder(CursorQuery, TimeFilter):
     org: Word | None = None
     sandbox: Word | None = None
     id: Word | None = None
-    """Equals the webhook-id, XDM `_id`, requestId, messageExecutionID or campaignID."""
+    """Webhook-id, XDM `_id`, requestId, messageExecutionID or campaignID.
+
+    If no event has it as it is, it is looked up without what was pasted with it (quotation marks, brackets, a label),
+    then UUIDs and webhook-ids in their other case.
+    """
     recipient: Word | None = None
     """Address or number that the message was sent to; it is hashed and not stored."""
     recipient_hash: HashHex | None = None
     campaign: Word | None = None
+    """The campaignID, looked up as `id` is."""
     outcomes: Annotated[tuple[Annotated[OutcomeName, AnyCase], ...], Field(max_length=7)] = ()
     reasons: _Words = ()
     message_statuses: _Words = ()
