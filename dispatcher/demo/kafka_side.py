@@ -1,17 +1,21 @@
-"""The demo's side of Kafka: creates topics, produces events at an even pace, and reads the dead letters back."""
+"""The demo's side of Kafka: creates topics, produces events at an even pace, and reads back what happened to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from dispatcher.config.loader import load_settings
+from dispatcher.contract.history import HistoryEntry, decode_record
 from dispatcher.contract.records import PREFIX
+from dispatcher.demo.accounts import Said
 from dispatcher.demo.planning import Planned
-from dispatcher.kafka.topics import create_topics, dead_letter_topic
+from dispatcher.kafka.redrive import MARK
+from dispatcher.kafka.topics import create_topics, dead_letter_topic, history_topic
 
 PARTITIONS = 4
 
@@ -65,22 +69,53 @@ async def produce(
         await producer.flush()
 
 
-async def read_dead_letters(brokers: str, group: str) -> dict[str, str]:
-    """Returns the reason of each record that is in the dead-letter topic now, by its key."""
-    found: dict[str, str] = {}
-    partitions = [TopicPartition(dead_letter_topic(group), number) for number in range(PARTITIONS)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning()
-        # This broker reports too low an end; what came with a fetch is right.
-        while any([await consumer.position(tp) < max(end, consumer.highwater(tp) or 0) for tp, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
+class Outcomes:
+    """What the dispatcher wrote about events, in the dead-letter topic and in the history topic.
+
+    Use as an async context manager.
+    """
+
+    def __init__(self, brokers: str, group: str) -> None:
+        self.dead: Final[dict[str, str]] = {}
+        """The reason of each record in the dead-letter topic, by its key."""
+        self.history: Final[dict[str, Said]] = {}
+        """The last entry of each event, by webhook-id."""
+        self._last_at: Final[dict[str, int]] = {}
+        self._dead_topic = dead_letter_topic(group)
+        topics = (self._dead_topic, history_topic(group))
+        self._partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
+
+    async def __aenter__(self) -> Self:
+        await self._consumer.start()
+        self._consumer.assign(self._partitions)
+        await self._consumer.seek_to_beginning()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    async def read(self) -> None:
+        """Reads what was written since the last time."""
+        ends = await self._consumer.end_offsets(self._partitions)
+        while not await self._is_at(ends):
+            for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
                 for record in records:
-                    reason = dict(record.headers).get(PREFIX + "reason", b"")
-                    found[(record.key or b"").decode(errors="replace")] = reason.decode()
-    finally:
-        await consumer.stop()
-    return found
+                    if tp.topic != self._dead_topic:
+                        self._add(decode_record(record.value).entries)
+                    elif (key := (record.key or b"").decode(errors="replace")) != MARK:
+                        self.dead[key] = dict(record.headers).get(PREFIX + "reason", b"").decode()
+
+    async def _is_at(self, ends: dict[TopicPartition, int]) -> bool:
+        """Returns True if everything was read. This broker reports too low an end; what came with a fetch is right."""
+        for tp, end in ends.items():
+            if await self._consumer.position(tp) < max(end, self._consumer.highwater(tp) or 0):
+                return False
+        return True
+
+    def _add(self, entries: Iterable[HistoryEntry]) -> None:
+        for entry in entries:
+            event = entry.webhook_id
+            if event is not None and entry.at >= self._last_at.get(event, 0):
+                self._last_at[event] = entry.at
+                self.history[event] = entry.outcome, entry.reason

@@ -14,7 +14,7 @@ from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
 from dispatcher.demo.child_process import ChildFailedError, free_ports
 from dispatcher.demo.console import Console, fill_database
 from dispatcher.demo.display import Display, Sent, complain, rows, say
-from dispatcher.demo.kafka_side import make_topics, produce, read_dead_letters
+from dispatcher.demo.kafka_side import Outcomes, make_topics, produce
 from dispatcher.demo.planning import plan
 from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from dispatcher.demo.subject import Counts, Subject
@@ -33,6 +33,8 @@ from dispatcher.tasks import stop_on_signals
 PRODUCE_S = 8.0
 LOOK_S = 0.25
 """How often the dispatcher's counters are looked at."""
+ACCOUNT_S = 1.0
+"""How often every event is accounted for, once all were produced."""
 SETTLE_S = 40.0
 """After the last event, time until every one must be accounted for."""
 STOP_S = 30.0
@@ -119,13 +121,16 @@ class Demo:
                 child.start()
             session = await parts.enter_async_context(aiohttp.ClientSession())
             try:
-                return await self._watch(broker.bootstrap_servers, subject, console, session)
+                outcomes = Outcomes(broker.bootstrap_servers, GROUP)
+                return await self._watch(broker.bootstrap_servers, subject, console, session, outcomes)
             except BaseException:
                 if not self._given_up:
                     self._quote(subject)
                 raise
 
-    async def _watch(self, brokers: str, subject: Subject, console: Console, session: aiohttp.ClientSession) -> int:
+    async def _watch(
+        self, brokers: str, subject: Subject, console: Console, session: aiohttp.ClientSession, outcomes: Outcomes
+    ) -> int:
         await subject.ready(session)
         link = await console.link()
         if link is None:
@@ -136,14 +141,16 @@ class Demo:
         say(f"{self._elapsed:4.1f} s  the dispatcher has joined its consumer group; here come the events\n")
         with self._display.showing():
             await self._flow(brokers, subject, session)
-        await console.stop(timeout_s=STOP_S)
-        await subject.stop(timeout_s=STOP_S)
-        dead = await read_dead_letters(brokers, GROUP)
-        found = balance(self._sent.events, self._ledger.accepted(), dead, self._counts.skipped)
-        return self._conclude(found, subject)
+            async with outcomes:
+                await self._settle(subject, console, session, outcomes)
+                await console.stop(timeout_s=STOP_S)
+                await subject.stop(timeout_s=STOP_S)
+                changed = await console.changed_tenants()
+                found = await self._account(outcomes, changed)
+        return self._conclude(found, subject, changed)
 
     async def _flow(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> None:
-        """Produces events and shows what happens, until all are accounted for or time is up."""
+        """Produces events and shows what happens."""
         events = plan(None if self._options.forever else self._options.events)
         producing = asyncio.create_task(
             produce(brokers, TOPIC, events, self._options.per_second, self._sent.add, self._stop), name="produce"
@@ -158,13 +165,24 @@ class Demo:
             producing.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([producing])
+
+    async def _settle(
+        self, subject: Subject, console: Console, session: aiohttp.ClientSession, outcomes: Outcomes
+    ) -> None:
+        """Waits until each produced event is accounted for, or time is up."""
         give_up_at = time.monotonic() + SETTLE_S
         while subject.running and time.monotonic() < give_up_at:
             await self._look(subject, session, "waiting until every event is accounted for")
-            if self._counts.finished >= len(self._sent.events):
+            if (await self._account(outcomes, await console.changed_tenants())).is_complete:
                 break
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(ACCOUNT_S)
         await self._look(subject, session, "done", last=True)
+
+    async def _account(self, outcomes: Outcomes, changed: frozenset[str]) -> Balance:
+        await outcomes.read()
+        return balance(
+            self._sent.events, self._ledger.accepted(), outcomes.dead, self._counts.skipped, outcomes.history, changed
+        )
 
     async def _look(self, subject: Subject, session: aiohttp.ClientSession, phase: str, *, last: bool = False) -> None:
         self._counts = await subject.counts(session) or self._counts
@@ -172,9 +190,13 @@ class Demo:
             self._show_at = time.monotonic() + self._display.every_s
             self._display.show(self._elapsed, phase, rows(self._sent, self._ledger, self._counts))
 
-    def _conclude(self, found: Balance, subject: Subject) -> int:
+    def _conclude(self, found: Balance, subject: Subject, changed: frozenset[str]) -> int:
         say(f"\n{found}")
-        problems = [*found.problems, *map(str, self._ledger.violations)]
+        if changed:
+            names = ", ".join(sorted(changed))
+            say(f"Changed, tested or sent again in the console: {names}. There, what the dispatcher says counts, too.")
+        violations = [one for one in self._ledger.violations if one.endpoint not in changed]
+        problems = [*found.problems, *map(str, violations)]
         if subject.exit_status != 0:
             problems.insert(0, f"the dispatcher ended with status {subject.exit_status}, not 0")
         if found.holds and not problems:

@@ -24,8 +24,6 @@ class Counts:
 
     skipped: Counter[str] = field(default_factory=Counter)
     """By reason."""
-    finished: int = 0
-    """Events that ended for good."""
     tenants: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By organisation and outcome: delivered, skipped, parked, dead_lettered."""
 
@@ -92,14 +90,11 @@ def parse_counts(text: str) -> Counts:
     """Returns the counts in a page of metrics."""
     skipped: Counter[str] = Counter()
     tenants: Counter[tuple[str, str]] = Counter()
-    finished = 0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             value = int(sample.value) if sample.name.endswith("_total") else 0
             if sample.name == "dispatcher_events_skipped_total" and value:
                 skipped[sample.labels["reason"]] += value
-            elif sample.name == "dispatcher_events_finished_total":
-                finished += value
             elif sample.name == "dispatcher_tenant_events_total":
                 tenants[sample.labels["org"], sample.labels["outcome"]] += value
-    return Counts(skipped, finished, tenants)
+    return Counts(skipped, tenants)
