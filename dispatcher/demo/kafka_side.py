@@ -70,7 +70,7 @@ async def produce(
 
 
 class Outcomes:
-    """What the dispatcher wrote about events, in the dead-letter topic and in the history topic.
+    """Reads what the dispatcher wrote about events, in the dead-letter topic and in the history topic.
 
     Use as an async context manager.
     """

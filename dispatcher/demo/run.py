@@ -15,6 +15,7 @@ from dispatcher.demo.child_process import ChildFailedError, free_ports
 from dispatcher.demo.console import Console, fill_database
 from dispatcher.demo.display import Display, Sent, complain, rows, say
 from dispatcher.demo.kafka_side import Outcomes, make_topics, produce
+from dispatcher.demo.mail_sink import mail_sink
 from dispatcher.demo.planning import plan
 from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from dispatcher.demo.subject import Counts, Subject
@@ -78,6 +79,7 @@ class Demo:
         self._display = Display()
         self._stop = asyncio.Event()
         self._given_up = False
+        self._mail_page = ""
         self._began = time.monotonic()
         self._show_at = 0.0
 
@@ -108,11 +110,12 @@ class Demo:
             (directory / "ca.pem").write_bytes(self._receiver.ca_pem + self._operator.ca_pem)
             parts.enter_context(self._receiver)
             parts.enter_context(self._operator)
-            closed, ops, port = free_ports(3)
+            closed, ops, port, smtp, mails = free_ports(5)
             config = write_configuration(
                 directory, brokers=broker.bootstrap_servers, origin=origin, closed_port=closed, ops_port=ops,
-                console_port=port, operator=self._operator.url("operator"),
+                console_port=port, operator=self._operator.url("operator"), smtp_port=smtp,
             )  # fmt: skip
+            self._mail_page = await parts.enter_async_context(mail_sink(smtp, mails))
             await make_topics(config)
             await fill_database(config, directory / "webhooks.d")
             subject, console = Subject(config, ops), Console(config)
@@ -136,6 +139,7 @@ class Demo:
         if link is None:
             raise ChildFailedError(f"the console did not come up:\n{console.log_tail()}")
         say(f"{self._elapsed:4.1f} s  the console is open for you, by this link, once: {link}")
+        say(f"        e-mails to its operator and contacts are shown here: {self._mail_page}")
         if not self._options.forever:
             say("        (it ends with the demo: `make demo FOREVER=1` keeps both)")
         say(f"{self._elapsed:4.1f} s  the dispatcher has joined its consumer group; here come the events\n")

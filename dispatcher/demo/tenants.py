@@ -28,6 +28,8 @@ MAX_AGE_S = 8
 OUTAGE_S = 6.0
 KID = "demo-1"
 ISSUER = "feedback-dispatcher"
+CONTACT = "ops@adatum.example"
+"""Adatum's address, which has to be confirmed by the link in the first e-mail."""
 FABRIKAM_HEADERS = {"X-Api-Key": "not-a-real-key", "X-Environment": "demo"}
 
 
@@ -56,7 +58,15 @@ TENANTS = (
 
 
 def write_configuration(
-    directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int, operator: str
+    directory: Path,
+    *,
+    brokers: str,
+    origin: str,
+    closed_port: int,
+    ops_port: int,
+    console_port: int,
+    operator: str,
+    smtp_port: int,
 ) -> Path:
     """Writes `dispatcher.yaml`, and `webhooks.d/` to fill its database from. Returns the settings' path.
 
@@ -64,13 +74,14 @@ def write_configuration(
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
         closed_port: a port without a listener: Adatum's endpoint.
         operator: URL that receives notifications.
+        smtp_port: port of the mail server that takes them.
     """
     _write_secrets(directory)
     hooks = directory / "webhooks.d"
     hooks.mkdir(exist_ok=True)
     for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
         _write(hooks / f"{webhook['org']}.yaml", {"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
-    _write(directory / "dispatcher.yaml", _settings(brokers, ops_port, console_port, operator))
+    _write(directory / "dispatcher.yaml", _settings(brokers, ops_port, console_port, operator, smtp_port))
     return directory / "dispatcher.yaml"
 
 
@@ -81,10 +92,11 @@ def _write_secrets(directory: Path) -> None:
     (secret / "encryption-key").write_text(new_key())
     (secret / "history-url").write_text(f"sqlite+aiosqlite:///{directory / 'history.db'}")
     (secret / "recipient-key").write_text(new_key())
+    (secret / "link-key").write_text(new_key())
     write_signing_secret(secret / "operator")
 
 
-def _settings(brokers: str, ops_port: int, console_port: int, operator: str) -> dict[str, object]:
+def _settings(brokers: str, ops_port: int, console_port: int, operator: str, smtp_port: int) -> dict[str, object]:
     return {
         "apiVersion": "dispatcher/v1",
         # The embedded broker lets a new member wait half its session: 6 s is the least that can be set.
@@ -111,6 +123,9 @@ def _settings(brokers: str, ops_port: int, console_port: int, operator: str) -> 
         },
         # Trouble is reported as soon as it is known: a demo is not watched for an hour.
         "notifications": {
+            "smtp": {"host": "127.0.0.1", "port": smtp_port, "security": "none", "sender": "dispatcher@demo.example"},
+            "operator": ["operator@demo.example"],
+            "link_key": {"file": "secrets/link-key"},
             "webhook": {"url": operator, "signing": {"secrets": [{"file": "secrets/operator"}]}},
             "every": "60s",
             "settle": "1s",
@@ -173,7 +188,7 @@ def _webhooks(origin: str, nobody: str) -> list[dict[str, object]]:
         _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS, signing={"secrets": [{"file": "secrets/fabrikam"}]}),
         _webhook("northwind", origin, channels=["sms"]),
         _webhook("tailspin", origin),
-        _webhook("adatum", nobody),
+        _webhook("adatum", nobody, notify={"emails": [CONTACT]}),
     ]
 
 

@@ -103,7 +103,7 @@ def test_what_is_lost_is_found_beside_a_tenant_that_was_changed() -> None:
     assert found.lost == 3, "the one that was to be skipped, too"
 
 
-def test_what_was_done_in_the_console_is_no_problem() -> None:
+def test_what_was_done_in_the_console_is_not_a_problem() -> None:
     """A dead event is sent again and delivered; one is delivered that was to be skipped; a test event arrives."""
     accepted = {("luma", one.webhook_id): 1 for one in (GOOD, DEAD, TEST)} | {("luma", "msg_test"): 1}
     assert not balance(EVENTS, accepted, IN_DEAD_LETTERS, {}).holds
