@@ -19,17 +19,18 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from dispatcher.demo.planning import Planned, plan
+from dispatcher.demo.tenants import CONTACT
 from tests.console.pages.browsing import CHROMIUM, Window, launched, window
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHOTS = os.environ.get("SCREENSHOTS", "")
-_LINK = re.compile(r"(http://127\.0\.0\.1:\d+)(/sign-in/link/\S+)")
+_LINK = re.compile(r"(http://127\.0\.0\.1:\d+)(/sign-in/link/\S+)[\s\S]*?shown here: (\S+)\n")
 
 
 @pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Runs the demo. Yields the console's origin, and the path of the link that signs in."""
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
+    """Runs the demo. Yields the console's origin, the path of the link that signs in, and the page of e-mails."""
     log = tmp_path_factory.mktemp("demo") / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -45,7 +46,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < give_up_at, log.read_text()
             time.sleep(0.2)
-        yield found[1], found[2]
+        yield found[1], found[2], found[3]
     finally:
         for _ in range(2):  # the second one ends it without counting every event
             process.send_signal(signal.SIGINT)
@@ -64,7 +65,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-async def cookies(browser: Browser, link: tuple[str, str]) -> list[dict[str, object]]:
+async def cookies(browser: Browser, link: tuple[str, str, str]) -> list[dict[str, object]]:
     """Signs in by the link, once, and waits until the demo has shown every kind of trouble."""
     async with window(browser, link[0]) as shown:
         await shown.go(link[1])
@@ -74,7 +75,9 @@ async def cookies(browser: Browser, link: tuple[str, str]) -> list[dict[str, obj
 
 
 @pytest.fixture
-async def shown(browser: Browser, link: tuple[str, str], cookies: list[dict[str, object]]) -> AsyncIterator[Window]:
+async def shown(
+    browser: Browser, link: tuple[str, str, str], cookies: list[dict[str, object]]
+) -> AsyncIterator[Window]:
     async with window(browser, link[0]) as opened:
         await opened.context.add_cookies(cookies)  # type: ignore[arg-type]
         yield opened
@@ -306,7 +309,7 @@ async def test_4_the_state_is_what_the_fleet_sees(shown: Window) -> None:
 
 
 @pytest.mark.all_faults
-async def test_5_trouble_is_notified_and_a_test_can_be_sent(shown: Window) -> None:
+async def test_5_trouble_is_notified_and_a_test_can_be_sent(shown: Window, link: tuple[str, str, str]) -> None:
     page = shown.page
     await until(shown, "/notifications", page.locator("main"), re.compile("Adatum: an event is dead"))
     await page.get_by_role("button", name="Test the operator's addresses").click()
@@ -315,3 +318,16 @@ async def test_5_trouble_is_notified_and_a_test_can_be_sent(shown: Window) -> No
     page = await open_webhook(shown, "Adatum", "Notifications")
     await expect(page.locator("main")).to_contain_text("an event is dead")
     await picture(shown, "5-of-a-webhook")
+    shown.ignored = (link[2],)  # it is not of the console
+    confirm = page.locator("article", has_text=CONTACT).last.get_by_role("link").first
+    async with asyncio.timeout(60):
+        while not await confirm.count():
+            await page.goto(link[2])
+            await asyncio.sleep(1)
+    await page.goto(await confirm.get_attribute("href") or "")
+    await page.get_by_role("button", name="Confirm").click()
+    page = await open_webhook(shown, "Adatum", "Notifications")
+    await expect(page.locator("main")).to_contain_text(f"{CONTACT}: confirmed")
+    await page.get_by_role("button", name="Send a test").click()
+    await expect(page.locator("main")).to_contain_text("A test of notifications")
+    await picture(shown, "5-of-a-contact")
