@@ -102,7 +102,8 @@ class Outcomes:
             for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
                 for record in records:
                     if tp.topic != self._dead_topic:
-                        self._add(decode_record(record.value).entries)
+                        for run in decode_record(record.value).runs:
+                            self._add(run.entries)
                     elif (key := (record.key or b"").decode(errors="replace")) != MARK:
                         self.dead[key] = dict(record.headers).get(PREFIX + "reason", b"").decode()
 

@@ -19,7 +19,7 @@ from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
 from dispatcher.delivery.permits import Priority
 from dispatcher.flow.decision import decide, read_record
 from dispatcher.flow.pipeline import Pipeline
-from dispatcher.stores.cache import NOT_CACHED, WebhookCache
+from dispatcher.stores.cache import NOT_CACHED, WebhookStore
 
 _AT_ONCE: Final = Delivered(1)
 
@@ -46,7 +46,7 @@ class FastPath:
     def __init__(
         self,
         pipeline: Pipeline,
-        webhooks: WebhookCache,
+        webhooks: WebhookStore,
         deliverer: Deliverer,
         max_record_bytes: int,
         max_body: int,

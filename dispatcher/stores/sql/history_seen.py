@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, bindparam, text
 
-from dispatcher.contract.history import KEPT_AS, HistoryOutcome
+from dispatcher.contract.history import HistoryOutcome, KeptAs
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
@@ -100,12 +100,11 @@ def redriven_statement(
         'SELECT topic, "partition", "offset", max("at") FROM history_entries WHERE webhook_id IN :ids '  # noqa: S608  (constants)
         f'AND "at" >= :since AND outcome = :outcome AND topic IS NOT NULL{kept} GROUP BY topic, "partition", "offset"'
     ).bindparams(bindparam("ids", expanding=True))
-    outcome = HistoryOutcome.REDRIVEN
     parameters: dict[str, object] = {
         "ids": [clean(one) for one in webhook_ids],
         "since": int(since * 1000),
-        "outcome": outcome.value,
-        **({"kept": KEPT[KEPT_AS[outcome]]} if has_partitions else {}),
+        "outcome": HistoryOutcome.REDRIVEN.value,
+        **({"kept": KEPT[KeptAs.FAILED]} if has_partitions else {}),
     }
     return statement, parameters
 
