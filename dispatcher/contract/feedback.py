@@ -105,8 +105,9 @@ def _identity_map(event: DeliveryEvent) -> Identities | None:
     is_email = event.channel == "email"
     found: Identities = {}
     for namespace, identities in event.identities.items():
-        # The identity namespace of e-mail addresses is called Email; the reference payload spells it email. An SMS
-        # event's namespaces keep their spelling.
+        # The identity namespace of e-mail addresses is called Email; the reference payload spells it email. An event
+        # may have both. An SMS event's namespaces keep their spelling.
         name = "email" if is_email and namespace == "Email" else namespace
-        found[name] = [IdentityV1(one.id, UNSET if one.primary is None else one.primary) for one in identities]
+        written = [IdentityV1(one.id, UNSET if one.primary is None else one.primary) for one in identities]
+        found[name] = found[name] + written if name in found else written
     return found

@@ -1,6 +1,7 @@
 """The payload that tenants are sent: keys and their order are the contract."""
 
 import json
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.examples import (
     EMAIL_EVENT,
     REMOVED,
     SMS_EVENT,
+    Json,
     email_event,
     management,
     read,
@@ -25,6 +27,36 @@ REFERENCE = orjson.dumps(orjson.loads((DATA / "feedback-v1.json").read_bytes()))
 @pytest.mark.parametrize("event", [EMAIL_EVENT, xdm_spelling(EMAIL_EVENT)], ids=["xed", "xdm"])
 def test_the_reference_event_becomes_the_reference_payload_byte_for_byte(event: dict[str, object]) -> None:
     assert encode_feedback(read(event), 1) == REFERENCE
+
+
+A, B, C = {"id": "a@b.c", "primary": True}, {"id": "old@b.c"}, {"id": "17", "primary": False}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("write", [dict, lambda event: xdm_spelling(event)], ids=["xed", "xdm"])
+@pytest.mark.parametrize(
+    ("identities", "expected"),
+    [
+        ({"Email": [A], "email": [B]}, {"email": [A, B]}),
+        ({"email": [B], "Email": [A]}, {"email": [B, A]}),
+        ({"email": [B], "ECID": [C], "Email": [A, C]}, {"email": [B, A, C], "ECID": [C]}),
+        ({"Email": [], "email": [B]}, {"email": [B]}),
+        ({"Email": [A], "email": []}, {"email": [A]}),
+        ({"Email": [A], "EMAIL": [B]}, {"email": [A], "EMAIL": [B]}),
+    ],
+)
+def test_no_identity_of_an_email_is_lost_if_the_namespace_occurs_in_both_spellings(
+    identities: Json, expected: Json, write: Callable[[Json], Json], version: int
+) -> None:
+    payload = encode_feedback(read(write(email_event(identityMap=identities))), version)
+    found = json.loads(payload)["identityMap"]
+    assert found == expected
+    assert list(found) == list(expected)
+
+
+def test_an_sms_keeps_both_spellings_of_a_namespace() -> None:
+    identities = {"Email": [A], "email": [B]}
+    assert json.loads(encode_feedback(read(sms_event(identityMap=identities)), 1))["identityMap"] == identities
 
 
 def test_an_email_in_version_2_has_three_keys_more_at_their_places() -> None:
