@@ -19,6 +19,8 @@ _ESCAPE: Final = re.compile(
     re.DOTALL,
 )
 _ZERO_BYTES: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_MOST_EXAMINED: Final = 4096
+"""Bytes of a value that isn't JSON, to find out its format."""
 _AVRO_FILE: Final = b"Obj\x01"
 _AVRO_MESSAGE: Final = b"\xc3\x01"
 """Avro 1.12, section "Single object encoding"."""
@@ -56,13 +58,16 @@ def _other_format(value: bytes) -> str | None:
         return "Avro in single-object encoding"
     if _is_protobuf(value):
         return "this looks like Protobuf"
-    return "binary data, perhaps Avro or Protobuf" if _ZERO_BYTES.search(value, 0, 4096) else None
+    return "binary data, perhaps Avro or Protobuf" if _ZERO_BYTES.search(value, 0, _MOST_EXAMINED) else None
 
 
 def _is_protobuf(value: bytes) -> bool:
-    """Returns True if the bytes are complete Protobuf fields, of which one holds bytes or a message."""
+    """Returns True if the bytes are complete Protobuf fields, of which one holds bytes or a message.
+
+    Looks at the fields that begin in the first 4 kB: a large value must not hold up the event loop.
+    """
     at, has_bytes = 0, False
-    while at < len(value):
+    while at < min(len(value), _MOST_EXAMINED):
         tag, at = _varint(value, at)
         kind = tag & 7
         if at < 0 or not 0 < tag >> 3 < 2**29 or kind not in (0, 1, 2, 5):
@@ -75,7 +80,7 @@ def _is_protobuf(value: bytes) -> bool:
             length = number if kind == 2 else 0
             has_bytes |= kind == 2
         at += length
-    return at == len(value) and has_bytes
+    return has_bytes and (at == len(value) or _MOST_EXAMINED <= at < len(value))
 
 
 def _varint(value: bytes, at: int) -> tuple[int, int]:

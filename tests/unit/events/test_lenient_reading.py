@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.contract import event_reader
+from dispatcher.contract import event_reader, record_text
 from dispatcher.contract.envelope import Envelope
 from dispatcher.contract.event_reader import read_envelope, spelling_of
 from dispatcher.contract.events import DeliveryEvent, read_event
@@ -289,6 +289,25 @@ def test_avro_and_protobuf_are_named(value: bytes, reason: str) -> None:
         read_event(record(value), ORIGIN)
     assert str(refused.value).startswith(reason)
     assert str(refused.value).endswith("the producer has to write JSON or JSON Schema")
+
+
+def test_of_a_large_value_only_the_start_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of Protobuf fields would hold the event loop for half a second."""
+    examined = 0
+
+    def counted(value: bytes, at: int) -> tuple[int, int]:
+        nonlocal examined
+        examined += 1
+        return varint(value, at)
+
+    varint = record_text._varint
+    monkeypatch.setattr(record_text, "_varint", counted)
+    for value in (b"\x0a\x00" * 500_000, b"\x0a\x0dluma@AdobeOrg" + b"\x12\x80\x80\x02" + b"x" * 2**15):
+        with pytest.raises(UnreadableEvent, match="this looks like Protobuf"):
+            read_event(record(value), ORIGIN)
+    with pytest.raises(UnreadableEvent, match="binary data"):
+        read_event(record(b"\x08\x01" * 500_000), ORIGIN)
+    assert examined < 10_000
 
 
 @pytest.mark.parametrize(
