@@ -2,7 +2,8 @@
 
 The structs describe the short spelling (*xed*). They are what the reader decodes, and `config/schema/event.json` is
 made from them. A field that is not listed here is neither read nor checked. `Raw` fields are passed on as they came:
-the reader checks that they are JSON, and nothing else.
+the reader checks that they are JSON, and nothing else. The types are what producers should write: a value of another
+type makes the event unreadable only in the fields that decide about it (see `field_values`).
 """
 
 from itertools import repeat
@@ -18,8 +19,16 @@ MOST_TEXT: Final = 10_000
 MOST_STATUS: Final = 200
 """Characters."""
 
+DECIDES: Final = Meta(
+    description="Decides about the event, which is unreadable if the value is of another type.",
+    extra={"decides": True},
+)
+"""Annotates the fields that say what happened, whose event it is, and whether it is sent."""
+TIME: Final = Meta(description="ISO 8601.", extra={"time": True})
 RequiredText = Annotated[str, Meta(max_length=MOST_TEXT)]
 Text = RequiredText | None
+DecidingText = Annotated[Text, DECIDES]
+Time = Annotated[Text, TIME]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """A number of 64 bits: receivers read the payload into such numbers."""
 NULL: Final = Raw(b"null")
@@ -30,18 +39,18 @@ _null: Final = repeat(NULL).__next__
 class Sandbox(Struct, gc=False):
     """The sandbox that the message was sent from."""
 
-    id: Text = None
-    name: Text = None
+    id: DecidingText = None
+    name: DecidingText = None
 
 
 class Header(Struct, gc=False, rename="camel"):
     """The streaming envelope's header. Record headers of the same names supply the fields that it lacks."""
 
-    ims_org_id: Text = None
+    ims_org_id: DecidingText = None
     sandbox: Sandbox | None = None
     request_id: Text = None
     webhooks_enabled: Annotated[
-        bool | None, Meta(description="false: feedback webhooks are switched off for the campaign.")
+        bool | None, DECIDES, Meta(description="false: feedback webhooks are switched off for the campaign.")
     ] = None
 
 
@@ -51,15 +60,15 @@ class MessageExecution(Struct, gc=False):
     execution_id: Text = field(default=None, name="messageExecutionID")
     message_id: Text = field(default=None, name="messageID")
     message_type: Text = field(default=None, name="messageType")
-    campaign_id: Text = field(default=None, name="campaignID")
+    campaign_id: DecidingText = field(default=None, name="campaignID")
     campaign_version_id: Text = field(default=None, name="campaignVersionID")
-    campaign_type: Text = field(default=None, name="campaignType")
+    campaign_type: DecidingText = field(default=None, name="campaignType")
 
 
 class ChannelReference(Struct, gc=False):
     """The channel, by its URI."""
 
-    uri: Annotated[Text, Meta(description="`https://ns.adobe.com/xdm/channels/email`")] = field(
+    uri: Annotated[Text, DECIDES, Meta(description="`https://ns.adobe.com/xdm/channels/email`")] = field(
         default=None, name="_id"
     )
 
@@ -70,7 +79,7 @@ class MessageProfile(Struct, gc=False):
     message_profile_id: Text = field(default=None, name="messageProfileID")
     request_id: Text = field(default=None, name="requestID")
     channel: ChannelReference | None = None
-    is_test_execution: bool | None = field(default=None, name="isTestExecution")
+    is_test_execution: Annotated[bool | None, DECIDES] = field(default=None, name="isTestExecution")
 
 
 class MessageFailure(Struct, gc=False):
@@ -87,6 +96,7 @@ class Feedback(Struct, gc=False, rename="camel"):
 
     feedback_status: Annotated[
         str,
+        DECIDES,
         Meta(
             min_length=1,
             max_length=MOST_STATUS,
@@ -102,7 +112,7 @@ class Feedback(Struct, gc=False, rename="camel"):
     response_duration_millis: Whole | None = None
     encoding: Text = None
     number_of_message_parts: RequiredText | Whole | None = None
-    delivery_timestamp: Text = None
+    delivery_timestamp: Time = None
 
 
 class EmailContext(Struct, gc=False):
@@ -143,10 +153,10 @@ class Identity(Struct, gc=False):
 class Entity(Struct, gc=False):
     """The XDM experience event."""
 
-    event_type: RequiredText = field(name="eventType")
+    event_type: Annotated[RequiredText, DECIDES] = field(name="eventType")
     experience: Experience = field(name="_experience")
     id: Text = field(default=None, name="_id")
-    timestamp: Text = None
+    timestamp: Time = None
     identity_map: dict[str, list[Identity]] | None = field(default=None, name="identityMap")
 
 
@@ -160,6 +170,9 @@ class Envelope(Struct, gc=False):
     """The value of a record: an Adobe Experience Platform streaming envelope around an XDM message-feedback event.
 
     The short spelling (*xed*) is described; the one with URI keys (*xdm*) is read as well. Further fields pass.
+    A value of another type counts as absent, a number in place of a text as its digits, except in the fields that
+    decide about the event: `imsOrgId`, `sandbox`, `eventType`, `feedbackStatus`, the channel's `_id`,
+    `isTestExecution`, `webhooksEnabled`, `campaignID` and `campaignType`.
     """
 
     body: Body

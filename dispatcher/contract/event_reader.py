@@ -5,21 +5,26 @@ and decoded again, so that duplicate keys, lone surrogates, mixed spellings and 
 """
 
 import re
+from itertools import accumulate
 from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, Envelope, Feedback
+from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, Entity, Envelope, Feedback
 from dispatcher.contract.record_text import needs_repair, repaired, unframed
-from dispatcher.contract.spelling import event_type, has_long_spelling, objects_of, respelled
+from dispatcher.contract.spelling import Tree, event_type, has_long_spelling, objects_of, respelled
 from dispatcher.errors import UnreadableEvent, unchained
 
 _decode: Final = msgspec.json.Decoder(Envelope).decode
 _decode_leniently: Final = msgspec.json.Decoder(Envelope, strict=False).decode
 _OPEN: Final = ord("{")
-_LONG_PATH: Final = b"adobe.com/experience"
-_LONG_KEY: Final = re.compile(rb'"(?:xdm:|@)|\\')
+_LONG_PATH: Final = b".com/experience/customerJourney"
+_LONG_KEY: Final = b'"xdm:'
+_ESCAPED: Final = re.compile(rb"\\(?:u00[2-7]|/experience)")
+"""Escapes that can hide a long key: of a visible ASCII character, and of the slash in `_LONG_PATH`."""
+_SHALLOW: Final = 2 * MAX_DEPTH
+"""Bytes. A value of more than `MAX_DEPTH` levels is longer."""
 _MISSING: Final = "Object missing required field `"
 
 
@@ -39,7 +44,8 @@ def read_envelope(value: bytes | None) -> Envelope | OtherEvent:
         raise UnreadableEvent("the record has no value (a tombstone)")
     if not value or value[0] != _OPEN:
         value = unframed(value)
-    if needs_repair(value):
+    has_escapes = value.find(b"\\") >= 0  # bytes take an exception to find out that `in` was not asked for a number
+    if (has_escapes or not value.isascii()) and needs_repair(value):
         value = repaired(value)
     try:
         envelope = _decode(value)
@@ -50,7 +56,12 @@ def read_envelope(value: bytes | None) -> Envelope | OtherEvent:
     entity = envelope.body.entity
     if entity.event_type != FEEDBACK:
         return OtherEvent(entity.event_type[:200])
-    if _may_have_long_keys(value, envelope):
+    if (
+        value.find(_LONG_PATH) >= 0
+        or value.find(_LONG_KEY) >= 0
+        or (has_escapes and _ESCAPED.search(value) is not None)
+        or _may_have_long_ids(value, entity)
+    ):
         return _read_leniently(value)
     check_depths(entity.experience.management.feedback)
     return envelope
@@ -62,23 +73,14 @@ def spelling_of(value: bytes) -> str:
     return "xdm" if has_long_spelling(entity) else "xed"
 
 
-def _may_have_long_keys(value: bytes, envelope: Envelope) -> bool:
-    """Returns True if a field that the typed decoder didn't find may be there in the other spelling."""
-    if value.find(_LONG_PATH) >= 0:  # bytes take an exception to find out that `in` was not asked for a number
-        return True
-    entity = envelope.body.entity
-    management = entity.experience.management
-    profile = management.message_profile
-    is_usual = (
-        entity.id is not None
-        and entity.timestamp is not None
-        and entity.identity_map is not None
-        and management.message_execution is not None
-        and profile is not None
-        and profile.channel is not None
-        and profile.channel.uri is not None
-    )
-    return not is_usual and _LONG_KEY.search(value) is not None
+def _may_have_long_ids(value: bytes, entity: Entity) -> bool:
+    """Returns True if an id that the typed decoder didn't find may be there as `@id`."""
+    profile = entity.experience.management.message_profile
+    if entity.id is not None and profile is not None:
+        channel = profile.channel
+        if channel is not None and channel.uri is not None:
+            return False
+    return value.find(b'"@id"') >= 0
 
 
 def _read_leniently(value: bytes) -> Envelope | OtherEvent:
@@ -86,14 +88,25 @@ def _read_leniently(value: bytes) -> Envelope | OtherEvent:
     kind = event_type(entity)
     if kind is not None and kind != FEEDBACK:
         return OtherEvent(kind[:200])
+    tree = respelled(header, entity)
+    envelope: Envelope | None
     try:
-        envelope = _decode_leniently(respelled(header, entity))
+        envelope = _decode_leniently(msgspec.json.encode(tree))
+    except (msgspec.MsgspecError, RecursionError):
+        envelope = None  # as above
+    if envelope is None:
+        envelope = _decode_what_is_readable(tree)
+    check_depths(envelope.body.entity.experience.management.feedback)
+    return envelope
+
+
+def _decode_what_is_readable(tree: Tree) -> Envelope:
+    try:
+        return _decode_leniently(msgspec.json.encode(tree))
     except msgspec.MsgspecError as error:
         raise unchained(UnreadableEvent(_explained(str(error)))) from None
     except RecursionError:
         raise unchained(UnreadableEvent("not JSON: nested too deeply")) from None
-    check_depths(envelope.body.entity.experience.management.feedback)
-    return envelope
 
 
 def check_depths(feedback: Feedback) -> None:
@@ -102,8 +115,10 @@ def check_depths(feedback: Feedback) -> None:
     Raises:
         UnreadableEvent: with the field's name.
     """
-    _check_depth(feedback.offers, "offers")
-    _check_depth(feedback.message_exclusion, "messageExclusion")
+    if len(feedback.offers) > _SHALLOW:
+        _check_depth(feedback.offers, "offers")
+    if len(feedback.message_exclusion) > _SHALLOW:
+        _check_depth(feedback.message_exclusion, "messageExclusion")
     failure = feedback.message_failure
     if failure is not None:
         _check_depth(failure.category, "messageFailure.category")
@@ -112,21 +127,21 @@ def check_depths(feedback: Feedback) -> None:
         _check_depth(failure.reason, "messageFailure.reason")
 
 
-_NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""What a bracket adds to the depth, as a signed byte."""
+_FLAT: Final = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def _check_depth(value: Raw, name: str) -> None:
-    if len(value) <= 2 * MAX_DEPTH:
+    if len(value) <= _SHALLOW:
         return
     text = bytes(value)
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
-    for match in _NESTING.finditer(text):
-        mark = text[match.start()]
-        depth += (mark in b"[{") - (mark in b"]}")
-        if depth > MAX_DEPTH:
-            raise UnreadableEvent(f"{name}: nested more than {MAX_DEPTH} deep")
+    steps = memoryview(_STRING.sub(b"", text).translate(_STEPS, _FLAT)).cast("b")
+    if max(accumulate(steps), default=0) > MAX_DEPTH:
+        raise UnreadableEvent(f"{name}: nested more than {MAX_DEPTH} deep")
 
 
 def _explained(message: str) -> str:

@@ -78,6 +78,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     if not org or not name:
         missing, header_name = ("header.sandbox.name", "sandboxName") if org else ("header.imsOrgId", "imsOrgId")
         raise UnreadableEvent(f"{missing}: missing, and there is no record header {header_name}")
+    channel = None if profile.channel is None else profile.channel.uri
     event_id = entity.id
     kind, own = ("event", event_id) if event_id else ("record", str(origin))
     tenant, id_prefix = _id_prefix(org, name, kind)
@@ -87,7 +88,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
         header.request_id or profile.request_id or _header(headers, "requestId"),
         _id_of(id_prefix, own),
         entity.timestamp,
-        _channel(management, profile),
+        _channel_of(channel) if channel else _channel_of_context(management),
         management.feedback.feedback_status,
         header.webhooks_enabled,
         management.message_execution or _NO_EXECUTION,
@@ -96,7 +97,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
         entity.identity_map,
         None if email is None else email.address,
         None if sms is None else sms.profile_number,
-        _header(headers, "traceparent"),
+        _header(headers, "traceparent") if headers else None,
         event_id,
     )
 
@@ -126,10 +127,7 @@ def _id_of(prefix: "hashlib.blake2b", own: str) -> str:
     return "msg_" + digest.hexdigest()
 
 
-def _channel(management: JourneyManagement, profile: MessageProfile) -> str:
-    reference = profile.channel
-    if reference is not None and reference.uri:
-        return _channel_of(reference.uri)
+def _channel_of_context(management: JourneyManagement) -> str:
     if management.email_channel_context is not None:
         return "email"
     if management.sms_channel_context is not None:

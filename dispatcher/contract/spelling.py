@@ -1,45 +1,40 @@
 """Respells the JSON of an event: *xdm*, whose keys are URIs, becomes *xed*, with short nested keys. Pure.
 
 Works on the documents that the typed reader refuses or can't see through: mixed spellings, and keys that occur twice,
-of which the last one wins. Values are never decoded, so that they leave exactly as they came.
+of which the last one wins. If an object has a key in both spellings, the short one counts, unless it is null. Values
+are never decoded, so that they leave exactly as they came.
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Final, get_args
+from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from dispatcher.contract.envelope import MAX_DEPTH, Entity, Header
+from dispatcher.contract.envelope import NULL
+from dispatcher.contract.event_fields import ENTITY, HEADER, Field, Group, Namespaces, Value
 from dispatcher.errors import UnreadableEvent
 
 Tree = dict[str, object]
-"""Objects by key; values are `Raw`."""
-Shape = dict[str, "Shape"]
-"""The keys of an object that the reader looks into; an empty one is a value."""
+"""Objects by key, and lists of identities; other values are `Raw`."""
 
 _NAMESPACE: Final = "https://ns.adobe.com/"
 _LONG_KEYS: Final = ("xdm:", "@", _NAMESPACE)
-_IDENTITIES: Final = "identityMap"
+_KNOWN_LONG_KEYS: Final = ("xdm:", "@", f"{_NAMESPACE}experience/customerJourneyManagement")
+"""Of the fields that the reader knows. The typed reader's caller looks for the same."""
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_KEYS: Final = re.compile(rb"(%b)[ \t\r\n]*+:|%b" % (_STRING, _STRING), re.DOTALL)
+"""Matches all strings, so that none is looked into. The group is a key, or empty."""
+_PERHAPS_LONG: Final = re.compile(rb'(?<!\\)(?="[x@h\\])%b(?=[ \t\r\n]*+:)' % _STRING, re.DOTALL)
+"""A key that may have a long spelling. Before a quote that opens a string there is no backslash; after one that closes
+a string there is none of these letters."""
 
 
-def _shape(struct: type[Struct]) -> Shape:
-    found: Shape = {}
-    for field in msgspec.structs.fields(struct):
-        inner = [
-            one for one in (field.type, *get_args(field.type)) if isinstance(one, type) and issubclass(one, Struct)
-        ]
-        found[field.encode_name] = _shape(inner[0]) if inner else {}
-    return found
-
-
-_HEADER: Final = _shape(Header)
-_ENTITY: Final = _shape(Entity)
-
-
-def objects_of(document: bytes) -> tuple[Raw | None, Tree]:
+def objects_of(document: bytes) -> tuple[Raw | None, Mapping[str, Raw]]:
     """Returns an envelope's header, undecoded, and its XDM entity by key, each value undecoded.
 
     Raises:
@@ -57,60 +52,52 @@ def objects_of(document: bytes) -> tuple[Raw | None, Tree]:
     entity = None if body is None else _opened(body.get("xdmEntity"))
     if entity is None:
         raise UnreadableEvent(f"{'body' if body is None else 'body.xdmEntity'}: missing, or not an object")
-    return envelope.get("header"), {**entity}
+    return envelope.get("header"), entity
 
 
-def has_long_spelling(entity: Mapping[str, object]) -> bool:
+def has_long_spelling(entity: Mapping[str, Raw]) -> bool:
     """Returns True if an entity's keys are URIs (*xdm*)."""
     return any(key.startswith(_LONG_KEYS) for key in entity)
 
 
-def event_type(entity: Tree) -> str | None:
+def event_type(entity: Mapping[str, Raw]) -> str | None:
     """Returns an entity's event type, in either spelling, or None if it has none or it isn't a string."""
-    value = entity.get("eventType", entity.get("xdm:eventType"))
+    short = entity.get("eventType", NULL)
+    value = entity.get("xdm:eventType", NULL) if short == NULL else short
     try:
-        return msgspec.json.decode(value, type=str) if isinstance(value, Raw) else None
+        return _decode_text(value)
     except msgspec.MsgspecError:
         return None
 
 
-def respelled(header: Raw | None, entity: Tree) -> bytes:
+def respelled(header: Raw | None, entity: Mapping[str, Raw]) -> Tree:
     """Returns the envelope in the short spelling, with the fields that the reader knows, each of them once."""
-    known = _known(_short(entity) if has_long_spelling(entity) else entity, _ENTITY)
-    tree: Tree = {"body": {"xdmEntity": known}}
-    if header is not None:
-        tree["header"] = _known(header, _HEADER)
-    return msgspec.json.encode(tree)
-
-
-def _known(value: object, shape: Shape) -> object:
-    """Decodes the objects that the reader looks into: of a key that occurs twice the last value remains."""
-    fields = _opened(value) if isinstance(value, Raw) else value
-    if not shape or not isinstance(fields, dict):
-        return value
-    found: Tree = {}
-    for key, inner in fields.items():
-        name = _short_key(key)
-        if name == _IDENTITIES:
-            found[name] = _short_identities(inner)
-        elif name in shape:
-            found[name] = _known(inner, shape[name])
-    return found
-
-
-def _short(entity: Tree) -> Tree:
-    """Shortens keys: `https://ns.adobe.com/experience/a/b` to `_experience.a.b`, `xdm:x` to `x`, `@id` to `_id`."""
-    short: Tree = {}
+    is_long, known = has_long_spelling(entity), Tree()
     for key, value in entity.items():
         path = list(_path(key))
-        if path == [_IDENTITIES]:
-            short[_IDENTITIES] = value
-        elif path[0] in _ENTITY and len(path) <= MAX_DEPTH:
-            _merge(short, path, _short_value(value, 0))
-    return short
+        if len(path) > 1 or _counts(key, path[0], entity):
+            _place(known, path, value, is_long=is_long)
+    tree: Tree = {"body": {"xdmEntity": known}}
+    if header is not None:
+        tree["header"] = _known(header, HEADER, is_long=False)
+    return tree
+
+
+def _place(known: Tree, path: list[str], value: Raw, *, is_long: bool) -> None:
+    field: Field | None = ENTITY
+    for step in path:
+        field = field.fields.get(step) if isinstance(field, Group) else None
+        if field is None:
+            return
+    if field is not None:
+        _merge(known, path, _known(value, field, is_long=is_long))
 
 
 def _path(key: str) -> Iterator[str]:
+    """Yields the short keys that a key of the entity stands for.
+
+    `https://ns.adobe.com/experience/a/b` is `_experience.a.b`, `xdm:x` is `x`, `@id` is `_id`.
+    """
     if not key.startswith(_NAMESPACE):
         yield _short_key(key)
         return
@@ -133,6 +120,35 @@ def _merge(into: Tree, path: list[str], value: object) -> None:
         into[last] = value
 
 
+def _known(value: Raw, field: Field, *, is_long: bool) -> object:
+    """Opens the objects that the reader looks into: of a key that occurs twice the last value remains."""
+    if isinstance(field, Value):
+        return _with_short_keys(value) if is_long and field.is_passed_on else value
+    fields = _opened(value)
+    if fields is None:
+        return value
+    if isinstance(field, Namespaces):  # `https://data.adobe.io/entities/namespace/4` is data and stays as it is
+        return {name: _known_identities(inner, field.identity) for name, inner in fields.items()}
+    found: Tree = {}
+    for key, inner in fields.items():
+        name = _short_key(key) if key.startswith(_KNOWN_LONG_KEYS) else key
+        if name in field.fields and _counts(key, name, fields):
+            _merge(found, [name], _known(inner, field.fields[name], is_long=is_long))
+    return found
+
+
+def _known_identities(value: Raw, identity: Group) -> object:
+    try:
+        return [_known(one, identity, is_long=False) for one in _decode_array(value)]
+    except (msgspec.MsgspecError, RecursionError):
+        return value
+
+
+def _counts(key: str, short: str, fields: Mapping[str, Raw]) -> bool:
+    """Returns False for a long key if its object has the short key too."""
+    return key == short or fields.get(short, NULL) == NULL
+
+
 def _short_key(key: str) -> str:
     if key.startswith("@"):
         return "_" + key[1:]
@@ -141,31 +157,26 @@ def _short_key(key: str) -> str:
     return key.removeprefix("xdm:")
 
 
-def _short_value(value: object, depth: int) -> object:
-    """Respells the keys in a value down to `MAX_DEPTH`; whatever is deeper stays as it is."""
-    start = memoryview(value)[0] if isinstance(value, Raw) else 0
-    if not isinstance(value, Raw) or depth > MAX_DEPTH or start not in b"{[":
+def _with_short_keys(value: Raw) -> Raw:
+    """Returns a value that is passed on, with the keys in it shortened and all else as it came.
+
+    If two different keys of the value would become equal, all of them stay as they came: nothing may be lost.
+    """
+    text = bytes(value)
+    if text[:1] not in b"{[" or _PERHAPS_LONG.search(text) is None:
         return value
-    if start == ord("["):
-        return [_short_value(inner, depth + 1) for inner in _decode_array(value)]
-    short: Tree = {}
-    for key, inner in _decode_object(value).items():
-        _merge(short, [_short_key(key)], _short_value(inner, depth + 1))
-    return short
-
-
-def _short_identities(value: object) -> object:
-    # The namespaces are data: `https://data.adobe.io/entities/namespace/4` stays as it is.
-    namespaces = _opened(value)
-    if namespaces is None:
+    keys = {key: _decode_text(key) for key in set(_KEYS.findall(text)) if key}
+    short = {key: _short_key(name) for key, name in keys.items()}
+    if len(set(short.values())) < len(short):
         return value
-    return {namespace: _short_value(identities, 0) for namespace, identities in namespaces.items()}
+    written = {key: msgspec.json.encode(name) for key, name in short.items() if name != keys[key]}
+    return Raw(_PERHAPS_LONG.sub(lambda match: written.get(match[0], match[0]), text))
 
 
-def _opened(value: object) -> dict[str, Raw] | None:
+def _opened(value: Raw | None) -> dict[str, Raw] | None:
     """Returns an object's values by key; None if it isn't an object."""
     try:
-        return _decode_object(value) if isinstance(value, Raw) else None
+        return None if value is None else _decode_object(value)
     except (msgspec.MsgspecError, RecursionError):
         return None
 
