@@ -2,6 +2,7 @@
 
 One typed decoder reads nearly every event. What it refuses, or what may be spelled in another way, is respelled first
 and decoded again, so that duplicate keys, lone surrogates, mixed spellings and numbers in quotes don't kill an event.
+What is refused then, and isn't needed, is left out.
 """
 
 import re
@@ -12,6 +13,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, Entity, Envelope, Feedback
+from dispatcher.contract.event_fields import ENVELOPE
+from dispatcher.contract.field_values import readable
 from dispatcher.contract.record_text import needs_repair, repaired, unframed
 from dispatcher.contract.spelling import Tree, event_type, has_long_spelling, objects_of, respelled
 from dispatcher.errors import UnreadableEvent, unchained
@@ -102,7 +105,7 @@ def _read_leniently(value: bytes) -> Envelope | OtherEvent:
 
 def _decode_what_is_readable(tree: Tree) -> Envelope:
     try:
-        return _decode_leniently(msgspec.json.encode(tree))
+        return _decode_leniently(msgspec.json.encode(readable(tree, ENVELOPE)))
     except msgspec.MsgspecError as error:
         raise unchained(UnreadableEvent(_explained(str(error)))) from None
     except RecursionError:

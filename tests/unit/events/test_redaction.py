@@ -16,7 +16,7 @@ from tests.unit.examples import ORIGIN, email_event, read, record, webhook
 def test_a_namespace_that_contains_a_phone_number_is_not_logged(key: str) -> None:
     """A producer that confuses namespace and identity puts a person into a key, and so into log and dead letter."""
     with pytest.raises(UnreadableEvent) as refused:
-        read_event(record(json.dumps(email_event(identityMap={key: [{"id": 5}]})).encode()), ORIGIN)
+        read_event(record(json.dumps(email_event(identityMap={key: [{"id": []}]}, feedbackStatus=5)).encode()), ORIGIN)
     assert key not in str(refused.value)
 
 
