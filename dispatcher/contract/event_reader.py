@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, Entity, Envelope, Feedback
 from dispatcher.contract.event_fields import ENVELOPE
-from dispatcher.contract.field_values import readable
+from dispatcher.contract.field_values import left_out, readable
 from dispatcher.contract.record_text import needs_repair, repaired, unframed
 from dispatcher.contract.spelling import Tree, event_type, has_long_spelling, objects_of, respelled
 from dispatcher.errors import UnreadableEvent, unchained
@@ -68,6 +68,11 @@ def read_envelope(value: bytes | None) -> Envelope | OtherEvent:
         return _read_leniently(value)
     check_depths(entity.experience.management.feedback)
     return envelope
+
+
+def absent_values_of(value: bytes) -> list[str]:
+    """Returns the places in a readable event of the values that count as absent, because they are of another type."""
+    return list(left_out(respelled(*objects_of(repaired(unframed(value)))), ENVELOPE))
 
 
 def spelling_of(value: bytes) -> str:

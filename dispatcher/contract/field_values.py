@@ -5,6 +5,7 @@ counts as absent, unless it decides about the event: whether it is sent, and to 
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -25,6 +26,19 @@ def readable(value: object, field: Field) -> object:
             return _readable_identities(value, field.identity)
         return {name: readable(inner, field.fields[name]) for name, inner in value.items()}
     return value if field.decides else NULL
+
+
+def left_out(value: object, field: Field, place: str = "") -> Iterator[str]:
+    """Yields the places of the values that `readable` leaves out; never a value, nor a namespace, which is data."""
+    if isinstance(field, Group) and isinstance(value, dict):
+        for name, inner in value.items():
+            yield from left_out(inner, field.fields[name], f"{place}.{name}" if place else name)
+    elif isinstance(field, Namespaces) and isinstance(value, dict):
+        found = _readable_identities(value, field.identity)
+        if any(namespace not in found or len(found[namespace]) < len(every) for namespace, every in value.items()):
+            yield place
+    elif value != NULL and readable(value, field) == NULL:
+        yield place
 
 
 def _readable_value(value: Raw, field: Value) -> Raw:
@@ -48,9 +62,9 @@ def _can_hold(field: Value, value: bytes | Raw) -> bool:
     return True
 
 
-def _readable_identities(namespaces: dict[str, object], identity: Group) -> dict[str, object]:
+def _readable_identities(namespaces: dict[str, object], identity: Group) -> dict[str, list[object]]:
     """Keeps each identity that has an id."""
-    found: dict[str, object] = {}
+    found: dict[str, list[object]] = {}
     for namespace, identities in namespaces.items():
         if isinstance(identities, list):
             read = (readable(one, identity) for one in identities)

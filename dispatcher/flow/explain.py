@@ -14,7 +14,7 @@ from dispatcher.config.secrets import Secret, speaks_of_a_secret
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.contract.event_reader import spelling_of
+from dispatcher.contract.event_reader import absent_values_of, spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.outcomes import ParkReason, SkipReason
 from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState, place_of
@@ -146,6 +146,8 @@ def _event_lines(event: DeliveryEvent, record: Record, retry_state: RetryState) 
     is_xdm = spelling_of(record.value or b"") == "xdm"
     has_own_id = event.webhook_id != webhook_id(event.tenant, None, retry_state.origin)
     yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
+    if absent := absent_values_of(record.value or b""):
+        yield Line("read", "counts as absent", ", ".join(absent))
     yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
     yield Line("read", "sandbox id", event.sandbox_id or "not given")
     yield Line("read", "channel", event.channel)

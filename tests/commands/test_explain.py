@@ -60,6 +60,20 @@ def test_an_event_that_would_be_delivered() -> None:
     assert lines["verdict would be sent"].startswith("to https://hooks.luma.example, as attempt 1")
 
 
+def test_values_that_count_as_absent_are_named() -> None:
+    odd = {"responseCode": "250 2.0.0 OK", "retryCount": [], "timestamp": 5, "messageID": 5, "messageFailure": "x"}
+    identities = {"Email": [{"id": "a@b.c", "primary": True}, {}]}
+    for event in (email_event(**odd, identityMap=identities), xdm_spelling(email_event(**odd, identityMap=identities))):
+        lines = explained(event, webhook())
+        feedback = "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback"
+        assert sorted(lines["read counts as absent"].split(", ")) == [
+            f"{feedback}.messageFailure", f"{feedback}.responseCode", f"{feedback}.retryCount",
+            "body.xdmEntity.identityMap", "body.xdmEntity.timestamp",
+        ]  # fmt: skip
+    for event in (email_event(), sms_event(retryCount="5", messageID=5), xdm_spelling(email_event())):
+        assert "read counts as absent" not in explained(event, webhook())
+
+
 def test_the_other_spelling_is_named() -> None:
     assert explained(xdm_spelling(email_event()), webhook())["read spelling"] == "xdm, with URI keys"
 
