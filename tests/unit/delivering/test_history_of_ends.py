@@ -10,14 +10,14 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, KeptAs, kept_as
 from dispatcher.contract.outcomes import Delivered, Outcome, Parked, SkipReason
-from dispatcher.contract.records import RetryState
+from dispatcher.contract.records import Record, RetryState
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.kafka.redrive import fresh_headers
 from tests.build_form import interpreted_only
 from tests.unit.delivering.builders import Bench, wall
 from tests.unit.delivering.test_fast_path import Owner
 from tests.unit.delivering.test_pipeline import fresh
-from tests.unit.examples import ORIGIN, TENANT, ARecord, email_event, webhook
+from tests.unit.examples import ORIGIN, TENANT, email_event, webhook
 from tests.unit.virtual_time import virtual_time
 
 RETRY_TOPIC = f"{ORIGIN.topic}.retry.30s"
@@ -39,7 +39,7 @@ def ends(made: HistoryRecorder) -> list[tuple[str, bool, KeptAs]]:
     return [(one.outcome.value, one.has_earlier, kept_as(one)) for one in entries(made) if one.outcome in final]
 
 
-def waited(event: Any = None, *, attempts: int = 0, parks: int = 1) -> ARecord:
+def waited(event: Any = None, *, attempts: int = 0, parks: int = 1) -> Record:
     """An event as the retry topic has it."""
     state = RetryState(ORIGIN, wall() - 60, attempts=attempts, parks=parks, reason="attempt_failed")
     return fresh(event or email_event(), headers=dict(state.headers()), topic=RETRY_TOPIC)
