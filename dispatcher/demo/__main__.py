@@ -15,7 +15,7 @@ def main() -> int:
     if not events.isdigit() or not int(events):
         print(f"demo: DEMO_EVENTS must be a whole number from 1, not {events!r}", file=sys.stderr)
         return 2
-    return start(int(events), forever=os.environ.get("FOREVER", "") not in ("", "0"))
+    return start(int(events), forever=os.environ.get("FOREVER", "").lower() not in ("", "0", "false", "no", "off"))
 
 
 if __name__ == "__main__":

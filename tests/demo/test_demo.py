@@ -193,7 +193,7 @@ def _run(**environment: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_the_whole_demo_balances() -> None:
-    done = _run(DEMO_EVENTS="300", FOREVER="")
+    done = _run(DEMO_EVENTS="300", FOREVER="false")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "300 events = " in done.stdout
     assert "lost 0" in done.stdout
