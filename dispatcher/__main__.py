@@ -7,16 +7,22 @@ import sys
 
 
 def main() -> None:
-    """Loads the commands, and runs the one in `sys.argv`. SIGTERM ends it at once until the command handles it."""
+    """Loads the commands, and runs the one in `sys.argv`. SIGTERM ends it at once until the command handles it.
+
+    So does Ctrl-C while it loads: a KeyboardInterrupt may be raised where the import system ignores it.
+    """
     _open_closed_streams()
     signal.signal(signal.SIGTERM, _end)
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background of a shell
+    if is_interruptible:
+        signal.signal(signal.SIGINT, _end)
     gc.disable()  # what is loaded stays: looking for garbage in it takes a tenth of the time
     try:
         from dispatcher.cli import main as run_command
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
     finally:
         gc.enable()
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     run_command()
 
 

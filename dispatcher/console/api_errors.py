@@ -14,6 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from dispatcher.config.documents import path_of
+from dispatcher.console.issuer import IssuerUnavailable
 from dispatcher.errors import (
     AlreadyExists,
     AlreadyRunning,
@@ -42,6 +43,7 @@ _STATUSES: Final[tuple[tuple[type[DispatcherError], int, str, int | None], ...]]
     (NotSetUp, 422, "not_set_up", None),
     (ValuesRefused, 422, "invalid", None),
     (TooSoon, 429, "too_soon", None),
+    (IssuerUnavailable, 503, "unavailable", 5),
     (BrokerUnavailable, 503, "unavailable", 5),
     (NotWritten, 503, "unavailable", 5),
     (Busy, 503, "busy", 60),
