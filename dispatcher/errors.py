@@ -204,6 +204,10 @@ class AlreadyRunning(DispatcherError):
         self.job_id = job_id
 
 
+class IssuerUnavailable(DispatcherError):
+    """The sign-in service did not answer, or its answer doesn't follow OpenID Connect."""
+
+
 class Busy(DispatcherError):
     """The process has too much to do, or is starting or stopping. The same request succeeds a minute later."""
 

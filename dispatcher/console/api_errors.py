@@ -14,7 +14,6 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from dispatcher.config.documents import path_of
-from dispatcher.console.issuer import IssuerUnavailable
 from dispatcher.errors import (
     AlreadyExists,
     AlreadyRunning,
@@ -23,6 +22,7 @@ from dispatcher.errors import (
     ConfigError,
     DispatcherError,
     EditConflict,
+    IssuerUnavailable,
     NotAllowed,
     NotFound,
     NotSetUp,

@@ -21,7 +21,7 @@ from dispatcher.auth.token_answers import json_object
 from dispatcher.config.console_settings import OidcSettings
 from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import IssuerUnavailable
 from dispatcher.transport.tls import operator_context
 
 WITHIN_S: Final = 5.0
@@ -41,10 +41,6 @@ MAX_RSA_BITS: Final = 16_384
 log = structlog.get_logger(__name__)
 
 _Document = Mapping[str, JsonValue]
-
-
-class IssuerUnavailable(DispatcherError):
-    """The issuer did not answer, or its answer doesn't follow OpenID Connect."""
 
 
 class Issuer:

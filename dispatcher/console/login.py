@@ -17,10 +17,11 @@ from dispatcher.console.access import LINK, Access, is_local_path
 from dispatcher.console.api_errors import ApiError
 from dispatcher.console.login_throttle import LoginThrottle, client_address, is_trusted
 from dispatcher.console.model import Person
-from dispatcher.console.oidc import IssuerUnavailable, Oidc, TokenRefused
+from dispatcher.console.oidc import Oidc, TokenRefused
 from dispatcher.console.request_body import MAX_KEPT_BODY, MAX_PUBLIC_BODY, form_body
 from dispatcher.console.services import PERSON, RENDERERS, SignIn
 from dispatcher.console.sessions import CookieTooLarge, Handshake, Session, Sessions
+from dispatcher.errors import IssuerUnavailable
 
 log = structlog.get_logger(__name__)
 

@@ -17,11 +17,11 @@ import structlog
 from pydantic import JsonValue
 
 from dispatcher.config.console_settings import OidcSettings
-from dispatcher.console.issuer import Issuer, IssuerUnavailable
+from dispatcher.console.issuer import Issuer
 from dispatcher.console.model import Person
 from dispatcher.console.sessions import Handshake
 from dispatcher.contract import base64url
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, IssuerUnavailable
 from dispatcher.stores.sql.records import Role
 
 ALGORITHMS: Final = frozenset(
