@@ -1,7 +1,9 @@
 """Signals that reach a command before it handles them itself."""
 
-import asyncio
+import fcntl
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,17 +18,20 @@ def _as_the_first_process() -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-async def test_a_signal_ends_a_command_that_is_still_loading(tmp_path: Path, number: int, status: int) -> None:
+def test_a_signal_ends_a_command_that_is_still_loading(tmp_path: Path, number: int, status: int) -> None:
     write_webhooks(tmp_path, a_webhook())
     config = write_settings(tmp_path)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-X", "importtime", "-m", "dispatcher", "run", "-c", config,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=_as_the_first_process,
-    )  # fmt: skip
-    assert process.stderr is not None
-    while b"dispatcher.errors" not in await process.stderr.readline():
-        pass
-    process.send_signal(number)
-    out, err = await process.communicate()
-    assert (process.returncode, out) == (status, b"")
-    assert b"Traceback" not in err
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)  # however late we read, it is no further than a few dozen modules
+    command = [sys.executable, "-X", "importtime", "-m", "dispatcher", "run", "-c", config]
+    with (
+        open(ours, "rb", buffering=0) as reader,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, preexec_fn=_as_the_first_process) as process,
+    ):
+        os.close(theirs)
+        while b"dispatcher.errors" not in reader.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        rest = reader.read()
+        assert (process.wait(), process.communicate()[0]) == (status, b"")
+    assert b"Traceback" not in (rest or b"")
