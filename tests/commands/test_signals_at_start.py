@@ -22,7 +22,7 @@ def test_a_signal_ends_a_command_that_is_still_loading(tmp_path: Path, number: i
     write_webhooks(tmp_path, a_webhook())
     config = write_settings(tmp_path)
     ours, theirs = os.pipe()
-    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)  # however late we read, it is no further than a few dozen modules
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)  # however late we read, it is at most a few dozen modules ahead
     command = [sys.executable, "-X", "importtime", "-m", "dispatcher", "run", "-c", config]
     with (
         open(ours, "rb", buffering=0) as reader,
