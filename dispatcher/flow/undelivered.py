@@ -5,7 +5,7 @@ processed again: from here, if an attempt was judged, so that only the write is 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -136,12 +136,7 @@ class UndeliveredEvents:
         if self._policy.expired(retry_state.first_seen, self._age_clock() + due_in_s):
             return await self._expire(undelivered, deferred)
         undelivered.processing.start()
-        refused: RecordTooLarge | None = None
-        try:
-            await self._retry_topics.park(record, retry_state, tier)
-        except RecordTooLarge as error:
-            refused = error
-        if refused is not None:
+        if refused := await _refusal(self._retry_topics.park(record, retry_state, tier)):
             undelivered.retry_state = replace(retry_state, parks=retry_state.parks - 1, not_before=0.0)
             return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(refused))
         self._note_parked(record, retry_state, event, deferred, tier, due_at)
@@ -156,12 +151,7 @@ class UndeliveredEvents:
         state = after_attempts(undelivered.retry_state, deferred.attempts, deferred.status, deferred.reason)
         state = replace(state, parks=max(1, state.parks))
         undelivered.processing.start()
-        refused: RecordTooLarge | None = None
-        try:
-            await held.hold(undelivered.record, state, event.tenant)
-        except RecordTooLarge as error:
-            refused = error
-        if refused is not None:
+        if refused := await _refusal(held.hold(undelivered.record, state, event.tenant)):
             return await self.dead_letter(undelivered, DeadReason.TOO_LARGE, str(refused))
         until = state.first_seen + self._policy.max_age_s
         self._note_parked(undelivered.record, state, event, deferred, None, until)
@@ -267,3 +257,12 @@ def after_attempts(
     return replace(
         retry_state, attempts=attempts, parks=parks, not_before=due_at, last_status=last_status, reason=str(reason)
     )
+
+
+async def _refusal(writing: Awaitable[None]) -> RecordTooLarge | None:
+    """Awaits a write, and returns the error if the record is too large. Compiled code must not await in an `except`."""
+    try:
+        await writing
+    except RecordTooLarge as error:
+        return error
+    return None
