@@ -40,6 +40,12 @@ class ResendTally:
     too_large: int = 0
     """Not sent: the retry topic doesn't accept a record of this size."""
 
+    def __add__(self, other: "ResendTally") -> "ResendTally":
+        """Returns the progress of both."""
+        return ResendTally(
+            self.total + other.total, self.gone + other.gone, self.sent + other.sent, self.too_large + other.too_large
+        )
+
 
 def available_places(origins: Iterable[Origin], ranges: Mapping[TopicPartition, Range]) -> tuple[list[Origin], int]:
     """Returns the places that are still in their topics, in order, and the number of those that are gone."""

@@ -201,7 +201,7 @@ class DeliveredEvents:
                 part = await self._part(tenant, order, part.next)
                 newest_ms = max((entry.at for entry in part.events.values()), default=0)
                 resume = replace(resume, until=(newest_ms + 2) / 1000)  # the range excludes its end
-        log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=progress.sent)
+        log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=progress.tally.sent)
 
     async def _send_part(
         self,
@@ -235,18 +235,13 @@ class _Progress:
         self._tally = ResendTally(0, 0)
 
     @property
-    def sent(self) -> int:
-        return self._earlier.sent + self._tally.sent
+    def tally(self) -> ResendTally:
+        """The numbers of all parts so far."""
+        return self._earlier + self._tally
 
     def begin(self, part: _Part, resume: ResumePoint) -> None:
         """Starts a part. `resume`: where to go on unless it and all further ones are sent."""
-        earlier, tally = self._earlier, self._tally
-        self._earlier = ResendTally(
-            earlier.total + tally.total,
-            earlier.gone + tally.gone,
-            earlier.sent + tally.sent,
-            earlier.too_large + tally.too_large,
-        )
+        self._earlier = self.tally
         self._already += part.left_out
         self.report(ResendTally(len(part.events), 0))
         self._job.report(already=self._already, total_is_at_least=part.next is not None, resume=resume)
@@ -254,12 +249,8 @@ class _Progress:
     def report(self, tally: ResendTally) -> None:
         """Reports the numbers of the current part."""
         self._tally = tally
-        self._job.report(
-            total=self._earlier.total + tally.total,
-            gone=self._earlier.gone + tally.gone,
-            sent=self.sent,
-            too_large=self._earlier.too_large + tally.too_large,
-        )
+        whole = self.tally
+        self._job.report(total=whole.total, gone=whole.gone, sent=whole.sent, too_large=whole.too_large)
 
 
 def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, HistoryEntry]:
