@@ -123,10 +123,8 @@ def check_depths(feedback: Feedback) -> None:
     Raises:
         UnreadableEvent: with the field's name.
     """
-    if len(feedback.offers) > _SHALLOW:
-        _check_depth(feedback.offers, "offers")
-    if len(feedback.message_exclusion) > _SHALLOW:
-        _check_depth(feedback.message_exclusion, "messageExclusion")
+    _check_depth(feedback.offers, "offers")
+    _check_depth(feedback.message_exclusion, "messageExclusion")
     failure = feedback.message_failure
     if failure is not None:
         _check_depth(failure.category, "messageFailure.category")
