@@ -65,6 +65,8 @@ async def process_until_outcome(
         try:
             await process(first_result)
         except Draining:
+            if not attempt.epoch.active:
+                return False
             is_repeated = False
         except StillHeld:
             raise
@@ -75,8 +77,6 @@ async def process_until_outcome(
             session.note_repeat(record, error, is_bug=True)
         else:
             return True
-        if not is_repeated and not attempt.epoch.active:
-            return False
         attempt.started, first_result = False, None
         if is_repeated:
             on_repeat()
