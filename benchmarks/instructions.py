@@ -92,9 +92,9 @@ def budget() -> dict[str, int]:
 
 def over_budget(counted: list[Counted]) -> list[str]:
     """Returns one line for each stage past its budget."""
-    lines = []
+    lines, allowances = [], budget()
     for one in counted:
-        allowed = budget().get(one.stage)
+        allowed = allowances.get(one.stage)
         if allowed is not None and one.instructions > allowed * (1 + MARGIN):
             more = one.instructions / allowed - 1
             lines.append(
@@ -113,7 +113,8 @@ If it is worth it: python -m benchmarks.instructions --set-budget, and say why i
 
 def _set_budget(counted: list[Counted]) -> None:
     budgets = json.loads(BUDGET.read_text())
-    kept = {name: budget()[name] for name in _NAMES if name in budget()}
+    old = budget()
+    kept = {name: old[name] for name in _NAMES if name in old}
     budgets.setdefault(interpreter(), {})[FORM] = kept | {one.stage: one.instructions for one in counted}
     BUDGET.write_text(json.dumps(budgets, indent=2) + "\n")
 
@@ -157,15 +158,16 @@ def main() -> int:
         except CannotCount as error:
             print(error, file=sys.stderr)
             return 2
+        allowances = budget()
         for one in counted:
-            allowed = budget().get(one.stage)
+            allowed = allowances.get(one.stage)
             share = "" if allowed is None else f"   budget {allowed:9,}  {one.instructions / allowed - 1:+.1%}"
             print(f"{one.stage:10} {one.instructions:9,} instructions an event{share}")
         for one in counted if given.functions else ():
             _print_functions(one, given.events, given.functions)
         if given.set_budget:
             _set_budget(counted)
-        if given.check and not budget():
+        if given.check and not allowances:
             print(f"no budget is set for {interpreter()}, {FORM}: not compared", file=sys.stderr)
         if given.check and (lines := over_budget(counted)):
             print("\n".join([*lines, ADVICE]), file=sys.stderr)
