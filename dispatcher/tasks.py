@@ -44,16 +44,16 @@ async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -
 
 
 async def with_end(
-    work: Coroutine[object, object, Answer], end: Callable[[], Coroutine[object, object, None]]
+    work: Coroutine[object, object, Answer], clean_up: Callable[[], Coroutine[object, object, None]]
 ) -> Answer:
-    """Runs `work`, and then `end`, whatever happened. Returns what the work returns; raises what either raises.
+    """Runs `work`, and then `clean_up`, whatever happened. Returns what the work returns; raises what either raises.
 
     For compiled modules, which must not await while an exception is handled (docs/decisions/0008).
     """
     try:
         return await work
     finally:
-        await end()
+        await clean_up()
 
 
 async def together_until(stop: asyncio.Event, works: Mapping[str, Coroutine[object, object, None]]) -> None:
