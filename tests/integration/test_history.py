@@ -130,6 +130,14 @@ async def command(*arguments: str | Path) -> str:
     return ran.out
 
 
+def world_of(scene: Stage, running: "Worker") -> World:
+    """What runbooks name, for a worker."""
+    return World(
+        scene.directory, running.ops_port, running.path, running.log_path, scene.volume.path,
+        scene.bootstrap_servers, "localhost:1",
+    )  # fmt: skip
+
+
 async def stored(scene: Stage) -> Counter[tuple[str, str | None]]:
     """Returns how many entries the store has, by outcome and webhook-id."""
     if not (scene.directory / "history.db").exists():
@@ -325,11 +333,7 @@ async def test_an_endpoint_that_asks_for_no_more_is_reported_by_mail(scene: Stag
                 return bool(mail.received) and "was not sent" in running.log
 
             await until(received, f"a mail, and one refused; {running.log[-500:]}", 120, dispatcher)
-            runbook = World(
-                scene.directory, running.ops_port, running.path, running.log_path, scene.volume.path,
-                scene.bootstrap_servers, "localhost:1",
-            )  # fmt: skip
-            ran, without_match = await runbook.run("DispatcherNotificationsFailing")
+            ran, without_match = await world_of(scene, running).run("DispatcherNotificationsFailing")
             assert without_match == []
             assert "550" in ran[-1].output, ran
     (sent,) = mail.received
@@ -375,10 +379,6 @@ async def test_what_can_not_be_read_costs_no_other_entry_and_is_reported(scene: 
         await until(counted, f"the unreadable ones to be counted; {running.log[-500:]}", 60)
         assert await stored(scene) == Counter({("dead", "msg_0"): 1, ("dead", "msg_2"): 1})
         assert "history record of version 2: this program reads version 1" in running.log
-        runbook = World(
-            scene.directory, running.ops_port, running.path, running.log_path, scene.volume.path,
-            scene.bootstrap_servers, "localhost:1",
-        )  # fmt: skip
-        ran, without_match = await runbook.run("DispatcherHistoryUnreadable")
+        ran, without_match = await world_of(scene, running).run("DispatcherHistoryUnreadable")
         assert without_match == []
         assert "'expired'" in "".join(one.output for one in ran)

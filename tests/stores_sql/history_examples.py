@@ -1,15 +1,18 @@
 """Generated histories, the naive answer to a search in them, and what a store has of them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy import text
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_search import HistoryQuery
+from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 
 NOW = 1_790_000_000.0
@@ -45,6 +48,17 @@ class Clock:
 def rows_of_records(*found: HistoryRecord) -> list[Row]:
     """The rows of several records."""
     return [row for record in found for row in rows_of(record)[0]]
+
+
+@asynccontextmanager
+async def history_of(url: Secret, *found: HistoryRecord) -> AsyncIterator[Database]:
+    """A new history store with these records."""
+    opened = Database(url, create=True, setting="history.url")
+    store = HistoryStore(opened, SETTINGS, lambda: NOW)
+    await store.prepare()
+    await store.write(rows_of_records(*found))
+    yield opened
+    await opened.close()
 
 
 def rows_of_entries(*found: HistoryEntry, writer: int = 1) -> list[Row]:

@@ -6,14 +6,11 @@ import pytest
 from sqlalchemy import bindparam, text
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_seen import HistorySeen, redriven_statement
-from dispatcher.stores.sql.history_store import HistoryStore
-from tests.stores_sql.history_examples import NOW, records
+from tests.stores_sql.history_examples import NOW, history_of, records
 
 STORED = records(11, 1_500)
 ENTRIES = [entry for record in STORED for entry in record.entries]
@@ -22,12 +19,8 @@ REDRIVEN = [one for one in ENTRIES if one.outcome is HistoryOutcome.REDRIVEN and
 
 @pytest.fixture
 async def database(empty_url: Secret) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    store = HistoryStore(opened, HistorySettings.model_validate({}), lambda: NOW)
-    await store.prepare()
-    await store.write([row for record in STORED for row in rows_of(record)[0]])
-    yield opened
-    await opened.close()
+    async with history_of(empty_url, *STORED) as opened:
+        yield opened
 
 
 def expected(wanted: set[str | None], since: float) -> dict[Origin, float]:

@@ -23,19 +23,15 @@ from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, Histor
 from dispatcher.stores.sql.history_seen import redriven_statement, without_webhook_statement
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
-from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, records
+from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, history_of, records
 
 STORED = records(11, 1_500)
 
 
 @pytest.fixture
 async def database(empty_url: Secret) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    store = HistoryStore(opened, HistorySettings.model_validate({}), lambda: NOW)
-    await store.prepare()
-    await store.write([row for record in STORED for row in rows_of(record)[0]])
-    yield opened
-    await opened.close()
+    async with history_of(empty_url, *STORED) as opened:
+        yield opened
 
 
 def _some(values: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
