@@ -343,7 +343,7 @@ async def test_receivers_that_misbehave_once_get_every_event_in_the_end(scene: S
             await scene.all_accepted(dispatcher, 40)
         except AssertionError:
             late = {everybody[scene.expected[name]][0] for name in scene.missing()}
-            raise AssertionError(f"not yet delivered: {sorted(late)}") from None
+            raise AssertionError(f"not yet delivered: {sorted(late)}\n{dispatcher.log[-6000:]}") from None
         await _end(scene)
     tell(await Row.of("receivers that misbehave in 14 ways", scene, dispatcher, most_repeats=_MOST_ON_CLOSED))
 
