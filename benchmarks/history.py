@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import yaml
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import GroupCoordinatorNotAvailableError
 from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
@@ -114,10 +113,7 @@ class Worker:
 
     async def read(self) -> int:
         """Returns how many records the group has finished."""
-        try:
-            found = await topics.committed(self.bootstrap_servers, self.group)
-        except GroupCoordinatorNotAvailableError:  # no worker has joined yet
-            return 0
+        found = await topics.committed(self.bootstrap_servers, self.group)
         return sum(max(0, found[tp].offset) for tp in map(self._partition, range(PARTITIONS)) if tp in found)
 
     async def wait_for(self, records: int) -> None:

@@ -1,12 +1,9 @@
 """Reads what waits in the retry topics and in the topic of held events, from the groups' positions to the ends."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
@@ -16,9 +13,6 @@ from dispatcher.kafka.committed_offsets import committed_metadata, committed_pos
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
 from dispatcher.kafka.topic_reader import Range, TopicReader, open_topics
-
-TRIES: Final = 5
-PAUSE_S: Final = 0.5
 
 Found = TypeVar("Found")
 _IsFinished = Callable[[Record], bool]
@@ -96,10 +90,6 @@ async def _parked_positions(
 
 async def _committed(settings: KafkaSettings, ask: Callable[[], Coroutine[object, object, Found]]) -> Found:
     try:
-        for _ in range(TRIES - 1):
-            with suppress(GroupCoordinatorNotAvailableError):  # a broker that has just started is about to have one
-                return await ask()
-            await asyncio.sleep(PAUSE_S)
         return await ask()
     except (KeyError, AttributeError, ValueError) as error:
         why = f"{settings.bootstrap_servers} does not return the positions of the dispatchers' groups"

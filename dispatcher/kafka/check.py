@@ -1,10 +1,12 @@
 """Checks for `dispatcher check --kafka` that the cluster has everything that a running dispatcher needs."""
 
+import asyncio
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.kafka.committed_offsets import COORDINATOR_S
 from dispatcher.kafka.former_topics import find_former_topics
 from dispatcher.kafka.groups import delivering_groups, group_names
 from dispatcher.kafka.probe import Findings, GroupNeed, KafkaProbe, Operation, TopicNeed
@@ -12,6 +14,7 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, planned_topics, retry_topics
+from dispatcher.tasks import Backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,16 @@ def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> Ka
 async def check_kafka(settings: Settings) -> KafkaReport:
     """Connects with the settings and checks brokers, topics and permissions. Writes nothing, joins no group.
 
+    Waits `COORDINATOR_S` for coordinators: a new cluster has none in its first seconds.
+
     Raises:
         BrokerUnavailable: the brokers stopped to answer in the middle of it.
     """
+    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
+    give_up_at = now() + COORDINATOR_S
     async with kafka_probe(settings) as probe:
-        found = await probe.look()
+        while KafkaReason.COORDINATOR_UNAVAILABLE in (found := await probe.look()).problems and now() < give_up_at:
+            await backoff.wait()
     silent = tuple(found.problems.pop(KafkaReason.BROKER_UNREACHABLE, ()))
     details = tuple(detail for details in found.problems.values() for detail in details)
     warnings: tuple[str, ...] = silent

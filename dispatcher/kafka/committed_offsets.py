@@ -1,21 +1,33 @@
 """Reads what another group has committed, with its metadata, without joining it."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
+from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import admin_client
+from dispatcher.tasks import Backoff
+
+COORDINATOR_S: Final = 15.0
+"""How long a group's coordinator may be missing or not ready: a new cluster has none in its first seconds."""
+NOT_READY: Final = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError)
+"""What brokers answer meanwhile: nothing coordinates the group, it has just moved, or its offsets are still loaded."""
 
 
 async def committed_positions(
     settings: KafkaSettings, group_id: str, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, CommittedPosition]:
-    """Returns what a group has committed, without the partitions that have no commit.
-
-    Raises what aiokafka raises; KeyError and AttributeError on odd answers, too.
-    """
+    """Returns what a group has committed, as `committed_offsets` does, with its metadata decoded."""
     known = await committed_metadata(settings, group_id, partitions)
     return {tp: decode_metadata(position, metadata) for tp, (position, metadata) in known.items()}
 
@@ -23,10 +35,32 @@ async def committed_positions(
 async def committed_metadata(
     settings: KafkaSettings, group_id: str, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, tuple[int, str]]:
-    """Returns committed positions with their metadata as written, without the partitions that have no commit.
+    """Returns what a group has committed, as `committed_offsets` does, with its metadata as written."""
+    async with admin_client(settings) as admin:
+        known = await committed_offsets(admin, group_id, partitions)
+    return {tp: (state.offset, state.metadata or "") for tp, state in known.items()}
+
+
+async def committed_offsets(
+    admin: AIOKafkaAdminClient, group_id: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Returns what a group has committed, without the partitions that have no commit.
+
+    The partitions are named because not all brokers can list everything that a group has. Waits `COORDINATOR_S` for a
+    coordinator, and raises what the broker answered last if there is none by then.
 
     Raises what aiokafka raises; KeyError and AttributeError on odd answers, too.
     """
-    async with admin_client(settings) as admin:
-        known = await admin.list_consumer_group_offsets(group_id, partitions=list(partitions))
-    return {tp: (state.offset, state.metadata or "") for tp, state in known.items() if state.offset >= 0}
+    if not partitions:
+        return {}
+    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
+    give_up_at = now() + COORDINATOR_S
+    while True:
+        try:
+            known = await admin.list_consumer_group_offsets(group_id, partitions=list(partitions))
+        except NOT_READY:
+            if now() >= give_up_at:
+                raise
+        else:
+            return {tp: state for tp, state in known.items() if state.offset >= 0}
+        await backoff.wait()

@@ -20,20 +20,20 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
+from dispatcher.kafka.committed_offsets import committed_offsets
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
-from dispatcher.tasks import Backoff
 
 log = structlog.get_logger(__name__)
 
-COORDINATOR_S = 15.0
 _HELD = held_topic("")
 _TIER = re.compile(r"(.+)\.retry\.([0-9a-z.]+)")
 
@@ -187,7 +187,7 @@ async def _is_old(
     if any(tp.topic.startswith(f"{kafka.topic}.retry.") for tp in retried):
         return True
     events = _partitions(described, [kafka.topic])
-    return not retried and bool(await _committed(admin, kafka.group_id, events))
+    return not retried and bool(await committed_offsets(admin, kafka.group_id, events))
 
 
 async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
@@ -229,31 +229,15 @@ async def _own_commits(
     """Returns the positions that the group's readers have committed: those of parked events, and of held events."""
     tiers = _partitions(described, filter(_TIER.fullmatch, described))
     held = _partitions(described, (name for name in described if name.endswith(_HELD)))
-    return await asyncio.gather(
-        _committed(admin, retry_group(kafka.group_id), tiers), _committed(admin, held_group(kafka.group_id), held)
+    retried, held_events = await asyncio.gather(
+        committed_offsets(admin, retry_group(kafka.group_id), tiers),
+        committed_offsets(admin, held_group(kafka.group_id), held),
     )
+    return _positions(retried), _positions(held_events)
 
 
-async def _committed(
-    admin: AIOKafkaAdminClient, group_id: str, partitions: list[TopicPartition]
-) -> dict[TopicPartition, int]:
-    """Returns the group's positions in these partitions. Not all brokers know how to list all that a group has.
-
-    Waits `COORDINATOR_S` for a coordinator: a new cluster has none until it has created its topic of positions.
-    """
-    if not partitions:
-        return {}
-    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
-    give_up_at = now() + COORDINATOR_S
-    while True:
-        try:
-            known = await admin.list_consumer_group_offsets(group_id, partitions=partitions)
-        except kafka_errors.GroupCoordinatorNotAvailableError:
-            if now() >= give_up_at:
-                raise
-            await backoff.wait()
-        else:
-            return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
+def _positions(known: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[TopicPartition, int]:
+    return {tp: state.offset for tp, state in known.items()}
 
 
 async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from dispatcher.kafka.topics import held_topic
 from tests.commands.running import called as command
@@ -36,10 +35,7 @@ async def _read_to_its_end(scene: Stage, topic: str, dispatcher: Dispatcher) -> 
 
     async def is_committed() -> bool:
         ends = await topics.end_offsets(scene.bootstrap_servers, topic)
-        try:
-            found = await topics.committed(scene.bootstrap_servers, group)
-        except GroupCoordinatorNotAvailableError:
-            return False  # the broker is making its topic of offsets
+        found = await topics.committed(scene.bootstrap_servers, group)
         offsets = {tp.partition: state.offset for tp, state in found.items() if tp.topic == topic}
         return all(offsets.get(partition, 0) == end for partition, end in ends.items())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -11,6 +11,8 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
+
+from dispatcher.kafka.committed_offsets import NOT_READY
 
 
 @asynccontextmanager
@@ -135,10 +137,15 @@ async def partitions_of(bootstrap_servers: str, topic: str) -> list[TopicPartiti
 
 
 async def committed(bootstrap_servers: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Returns what `group` has committed, metadata included. The embedded broker does not answer this."""
+    """Returns what `group` has committed, metadata included; nothing while no coordinator is ready.
+
+    The embedded broker does not answer this.
+    """
     async with admin_client(bootstrap_servers) as admin:
-        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
-    return found
+        with suppress(*NOT_READY):
+            found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+            return found
+    return {}
 
 
 @asynccontextmanager
