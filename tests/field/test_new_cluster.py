@@ -16,7 +16,7 @@ pytestmark = [needs_kafka, pytest.mark.timeout(120)]
 
 @pytest.fixture
 async def new_cluster() -> AsyncIterator[str]:
-    """Yields the address of a broker that nobody has asked for a coordinator."""
+    """Yields the address of a broker that no client has asked for a coordinator yet."""
     async with ApacheKafka(KafkaOptions(auto_create_topics=False)) as broker:
         yield broker.bootstrap_servers
 
@@ -25,7 +25,7 @@ async def new_cluster() -> AsyncIterator[str]:
 async def test_the_first_command_on_a_new_cluster_succeeds(
     new_cluster: str, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """The cluster creates its topic of positions when it is first asked, and answers "not available" meanwhile."""
+    """The first request for a coordinator makes the cluster create its topic of positions; until then it has none."""
     for name in ("events", "former.retry.30s"):  # the second one makes a redrive ask which topics the group has read
         await topics.create_topic(new_cluster, name, partitions=1)
     config = write_settings(tmp_path, new_cluster, kafka={"topic": "events", "group_id": "group"})

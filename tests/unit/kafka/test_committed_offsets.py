@@ -1,4 +1,4 @@
-"""What a group has committed is asked for again while its coordinator isn't ready."""
+"""Requests for a group's offsets are repeated while its coordinator isn't ready."""
 
 import pytest
 from aiokafka import TopicPartition
@@ -61,5 +61,5 @@ async def test_other_errors_are_raised_at_once() -> None:
         await committed_offsets(admin, "g", [ONE, OTHER])
 
 
-async def test_nobody_is_asked_about_no_partitions() -> None:
+async def test_no_partitions_need_no_request() -> None:
     assert await committed_offsets(Admin(KafkaError(), times=1), "g", []) == {}
