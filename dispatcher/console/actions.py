@@ -3,6 +3,8 @@
 Each checks permissions, executes, and writes an audit entry.
 """
 
+from dataclasses import replace
+
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, TestResultModel
 from dispatcher.console.resend_model import RedriveModel
@@ -105,6 +107,8 @@ async def redrive(
 ) -> RedriveModel:
     """Sends some (`ids`) of a tenant's dead events again, or all that match. Returns once the job runs or is queued.
 
+    The query's campaign may be written as people paste it.
+
     Raises:
         NotFound: the person can't see the tenant, or an event doesn't exist.
         WouldBeSkipped: the tenant's webhook is switched off, or there is none.
@@ -115,6 +119,7 @@ async def redrive(
         raise NotFound("there is no such organisation and sandbox")
     webhook = await services.webhooks.of_tenant(tenant, orgs=person.orgs)
     raise_if_skipped(webhook)
+    query = services.dead_events.with_known_campaign(replace(query, tenant=tenant), orgs=person.orgs)
     job = await services.dead_events.redrive(tenant, ids=ids, query=query, by=person.name, orgs=person.orgs)
     await services.audit.record(
         AuditAction.REDRIVE,

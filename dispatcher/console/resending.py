@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -15,6 +15,7 @@ from dispatcher.console.resend_model import DeadCount, RedriveModel, ResendCheck
 from dispatcher.console.services import Services
 from dispatcher.console.sources.skip_forecast import add_skipped
 from dispatcher.console.webhook_state import WebhookState, state_of
+from dispatcher.contract.search_text import first_known
 from dispatcher.errors import ConfigError, DispatcherError, NotFound
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 from dispatcher.tasks import end
@@ -59,6 +60,8 @@ class ResendPlan:
     webhook_state: WebhookState
     delivered_since: float | None = None
     """Time from which on deliveries are kept, if the order begins earlier: the ones before can't be sent again."""
+    campaign_id: str | None = None
+    """The order's campaign as the events have it; as it was typed if none is known."""
 
     @property
     def events(self) -> int:
@@ -84,6 +87,7 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
         DispatcherError: the broker or a database doesn't answer.
     """
     raise_if_skipped(webhook)
+    order = await _with_known_campaign(services, webhook, order)
     # At once, because a person waits: each takes seconds if the broker does not answer.
     checks = (
         asyncio.create_task(_check_delivered(services, webhook, order)),
@@ -109,7 +113,28 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
         delivered.is_at_least or (order.dead and services.dead_events.problem is not None),
         webhook_state,
         _kept_since(services, order),
+        order.query.campaign_id,
     )
+
+
+async def _with_known_campaign(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendOrder:
+    """Returns the order with the campaign as the events have it; as it was typed if none is known.
+
+    It is the first reading that an entry of the history or a dead event has, whichever of them the order includes.
+    If each had its own, dead events of another campaign could be sent: `spring:sale` also reads as `sale`.
+
+    Raises:
+        StoreUnavailable: the history store did not answer in time.
+    """
+    typed, tenant = order.query.campaign_id, webhook.tenant
+    if typed is None or order.query.event_ids:
+        return order
+    known: set[str | None] = set()
+    if order.delivered and services.history is not None:
+        known.add(await services.history.known_campaign(typed, tenant=tenant))
+    if order.dead:
+        known.add(services.dead_events.known_campaign(typed, tenant=tenant, orgs=frozenset({tenant.org})))
+    return replace(order, query=replace(order.query, campaign_id=first_known(typed, known) or typed))
 
 
 async def _check_delivered(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendCheck:
@@ -161,6 +186,7 @@ async def start_resend(
         DispatcherError: the broker or a database doesn't answer.
     """
     raise_if_skipped(webhook)
+    order = await _with_known_campaign(services, webhook, order)
     jobs: list[RedriveModel] = []
     problems: dict[Literal["delivered", "dead"], DispatcherError] = {}
     missing: list[NotFound] = []

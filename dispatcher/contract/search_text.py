@@ -1,7 +1,7 @@
 """Reads what a person types to find a message or a recipient: an id or an address, and what came with it. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final
 from unicodedata import category
 from urllib.parse import unquote
@@ -34,6 +34,11 @@ def readings(text: str) -> list[str]:
     found = [_with_plain_dashes(one) for one in _as_written(text) if one]
     found += [other for one in found for other in _other_cases(one)]
     return list(dict.fromkeys(found))[:MAX_READINGS]
+
+
+def first_known(text: str, known: Container[str | None]) -> str | None:
+    """Returns the first of a text's readings that is known; None if none is."""
+    return next((one for one in readings(text) if one in known), None)
 
 
 def recipient_hash_in(text: str) -> str | None:

@@ -256,9 +256,10 @@ class DeadEventsPages:
         wanted = DeadEventFilter.of(posted)
         if wanted.problem:
             return await self._list(request, wanted)
-        checked = wanted.as_of(time.time())
         try:
-            choice = await self._choice(posted, person, wanted.scope(request, person), checked)
+            scope = wanted.scope(request, person)
+            checked = self._as_of(time.time(), wanted, scope, person)
+            choice = await self._choice(posted, person, scope, checked)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
         if choice.problem:
@@ -301,6 +302,12 @@ class DeadEventsPages:
         number = len(problems) + (0 if _chose_all(posted) else len(choice.left_out))
         left = [("left", str(number))] if number else []
         return to("/jobs?" + urlencode([*(("job", job.id) for job in jobs), *left]))
+
+    def _as_of(self, now: float, wanted: DeadEventFilter, scope: Scope, person: Person) -> DeadEventFilter:
+        """Returns the filter as `DeadEventFilter.as_of` does, and with the campaign as the events have it."""
+        query = wanted.query(scope.tenant, now)
+        known = self._renderer.services.dead_events.with_known_campaign(query, orgs=scope.orgs(person))
+        return replace(wanted.as_of(now), campaign=known.campaign_id or "")
 
     async def _webhooks_of(self, page: DeadPage, person: Person) -> dict[TenantKey, ListedWebhook]:
         return await self._renderer.services.webhooks.list_tenants(page.by_tenant, orgs=person.orgs)

@@ -178,6 +178,9 @@ class ResendPages:
                 plan = None if problem else await check_resend(self._renderer.services, webhook, choice.order(now))
             except DispatcherError as error:
                 problem = error.for_tenants
+        confirmed = choice.as_of(now)
+        if plan is not None:
+            confirmed = replace(confirmed, campaign=plan.campaign_id or "")
         return await self._renderer.page(
             request,
             "resend.html",
@@ -187,7 +190,7 @@ class ResendPages:
             webhook=webhook,
             webhook_state=await state_of(self._renderer.services, webhook) if plan is None else plan.webhook_state,
             choice=choice,
-            fields=choice.as_of(now).fields(),
+            fields=confirmed.fields(),
             plan=plan,
             problem=problem,
             has_history=self._renderer.services.resends is not None,

@@ -10,6 +10,7 @@ from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery
 from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record
+from dispatcher.contract.search_text import first_known
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.kafka.redrive import DeadEvent, is_mark, marked_offsets
@@ -77,7 +78,12 @@ class DeadEventIndex:
         self._newest_first = None
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
-        """Returns a page of the organisations' dead events. Raises NotFound if the cursor is invalid."""
+        """Returns a page of the organisations' dead events; the campaign may be written as people paste it.
+
+        Raises:
+            NotFound: the cursor is invalid.
+        """
+        query = self.with_known_campaign(query, orgs=orgs)
         before = None if query.before is None else _order_in(query.before)
         limit = max(1, min(query.limit, MOST_ON_PAGE))
         matching = [kept for kept in self._of(query.tenant) if self._matches(kept, query, orgs)]
@@ -90,8 +96,26 @@ class DeadEventIndex:
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, by_tenant, sendable, self.is_all)
 
     def matching(self, query: DeadQuery, *, orgs: Orgs) -> Sequence[DeadEventModel]:
-        """Returns all of the organisations' dead events that match, the newest first, whatever the query's limit."""
+        """Returns all of the organisations' dead events that match, the newest first, whatever the query's limit.
+
+        The campaign must be that of the events, as `with_known_campaign` returns it.
+        """
         return [kept.dead_event for kept in self._of(query.tenant) if self._matches(kept, query, orgs)]
+
+    def known_campaign(self, text: str, *, tenant: TenantKey | None, orgs: Orgs) -> str | None:
+        """Returns the first of a text's `readings` that is the campaign of a kept dead event; None if none is.
+
+        Events that were sent again count, and no other filter matters: list, count and redrive select one campaign.
+        """
+        kept = (one.dead_event for one in self._of(tenant))
+        return first_known(text, {one.campaign_id for one in kept if _may_see(one, orgs)})
+
+    def with_known_campaign(self, query: DeadQuery, *, orgs: Orgs) -> DeadQuery:
+        """Returns the query with the campaign as the events have it; as it was typed if none is known."""
+        if query.campaign_id is None:
+            return query
+        known = self.known_campaign(query.campaign_id, tenant=query.tenant, orgs=orgs)
+        return replace(query, campaign_id=known or query.campaign_id)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""

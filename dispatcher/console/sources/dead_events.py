@@ -65,6 +65,8 @@ class DeadLetterReader:
         self.add_failed_job = self.jobs.add_failed
         self.get = self.memory.get
         self.count = self.memory.count
+        self.known_campaign = self.memory.known_campaign
+        self.with_known_campaign = self.memory.with_known_campaign
 
     @property
     def problem(self) -> str | None:
@@ -127,6 +129,7 @@ class DeadLetterReader:
     ) -> RedriveModel:
         """Sends some (`ids`) or all matching dead events again. The query is ignored if `ids` is given.
 
+        The campaign must be that of the events, as for `count_matching`: see `with_known_campaign`.
         Returns once the job runs or is queued behind others.
 
         Raises:

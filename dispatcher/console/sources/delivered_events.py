@@ -154,11 +154,11 @@ class DeliveredEvents:
         orgs, found = frozenset({tenant.org}), dict[Origin, HistoryEntry]()
         for event_id in query.event_ids:
             query_of_event = HistoryQuery(tenant=tenant, webhook_id=event_id, outcomes=_DELIVERED, limit=_PAGE)
-            found |= _origins((await self._history.search(query_of_event, orgs=orgs)).items)
+            found |= _origins((await self._history.search_exactly(query_of_event, orgs=orgs)).items)
         if query.event_ids:
             return found, None
         while True:
-            page = await self._history.search(
+            page = await self._history.search_exactly(
                 HistoryQuery(
                     tenant=tenant,
                     since=query.since,

@@ -57,6 +57,16 @@ class HistoryLookup:
         """Searches the store as `HistorySearch.search` does; id and campaign may be written as people paste them."""
         return await self._search.search(await with_known_ids(self._search, query, orgs=orgs), orgs=orgs)
 
+    async def search_exactly(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
+        """Searches the store for id and campaign as they are given, as `HistorySearch.search` does."""
+        return await self._search.search(query, orgs=orgs)
+
+    async def known_campaign(self, text: str, *, tenant: TenantKey) -> str | None:
+        """Returns the first reading of what was typed that is a campaign of the tenant, as `find_known_id` does."""
+        return await find_known_id(
+            self._search, text, orgs=frozenset({tenant.org}), tenant=tenant, id_field="campaign_id"
+        )
+
     async def known_id(self, text: str, *, orgs: Orgs) -> str | None:
         """Returns the first reading of what was typed that is an id of an event, as `find_known_id` does."""
         return await find_known_id(self._search, text, orgs=orgs)

@@ -120,6 +120,12 @@ class FakeDeadEvents:
         found = tuple(one for one in self.events if self._is_seen(one, orgs) and query.tenant in (None, one.tenant))
         return DeadPage(found, len(found), None)
 
+    def known_campaign(self, text: str, *, tenant: TenantKey | None, orgs: Orgs) -> str | None:
+        return text
+
+    def with_known_campaign(self, query: DeadQuery, *, orgs: Orgs) -> DeadQuery:
+        return query
+
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
         return DeadCount(len(self._matching(tenant, query)), self.is_at_least)
 

@@ -337,6 +337,12 @@ class SampleDeadEvents:
         shown = tuple(found[begin : begin + query.limit])
         return DeadPage(shown, len(found), following, by_tenant, sendable, is_complete=not self.is_at_least)
 
+    def known_campaign(self, text: str, *, tenant: TenantKey | None, orgs: Orgs) -> str | None:
+        return text
+
+    def with_known_campaign(self, query: DeadQuery, *, orgs: Orgs) -> DeadQuery:
+        return query
+
     async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
         whole = replace(query, tenant=tenant, redriven=False, sendable=True, before=None)
         return DeadCount(self.search(whole, orgs=None).total, self.is_at_least)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from dispatcher.console.pages import event_explanation
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
 from dispatcher.console.signing_secrets import generate_signing_secret
+from dispatcher.console.sources.dead_events import DeadLetterReader
+from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.contract.tenant import TenantKey
@@ -90,8 +92,12 @@ async def staged(
     history: HistoryLookup | None = None,
     notifications: NotificationDesk | None = None,
     url: Secret | None = None,
+    dead_events: DeadLetterReader | None = None,
 ) -> AsyncIterator[Stage]:
-    """A console with a database in the directory, or at `url`; with the sample webhooks, unless it is to be empty."""
+    """A console with a database in the directory, or at `url`; with the sample webhooks, unless it is to be empty.
+
+    With `dead_events`, these are shown and sent again instead of the sample ones, and the delivered ones of `history`.
+    """
     settings = settings_of() if settings is None else settings
     real, event_explanation.record_at = event_explanation.record_at, record_of_the_sample_world
     url = url or Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
@@ -113,6 +119,9 @@ async def staged(
             SampleResends(made[3]),
             notifications,
         )
+        if dead_events is not None and history is not None:
+            resends = DeliveredEvents(settings, history, dead_events.jobs)
+            services = replace(services, dead_events=dead_events, resends=resends)
         async with ConsoleServer(services) as server:
             stage = Stage(server, services, made[3], made[0], made[1], made[2])
             if not is_empty:

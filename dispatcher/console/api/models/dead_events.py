@@ -34,7 +34,8 @@ class DeadFilter(TimeFilter):
     channel: Annotated[Channel, AnyCase] | None = None
     """Channel of the event."""
     campaign: Word | None = None
-    """Campaign id of the event."""
+    """Campaign id of the event. Quotation marks, a label, percent-encoding and the case of a UUID don't matter: the
+    first reading that a dead event of these tenants has is looked up."""
     since: Moment | None = None
     """Only events that died at this time or later."""
     until: Moment | None = None

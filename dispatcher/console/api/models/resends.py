@@ -24,6 +24,8 @@ class ResendRequest(TimeFilter):
     reasons: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     """Why they died (`expired`), or how they were delivered (`http_2xx`)."""
     campaign: Word | None = None
+    """Campaign id, looked up as in the history: the first reading that a delivered or a dead event of the tenant has
+    counts for both."""
     include: Annotated[tuple[Literal["delivered", "dead"], ...], Field(min_length=1, max_length=2)] = (
         "delivered",
         "dead",
