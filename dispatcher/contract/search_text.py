@@ -31,7 +31,7 @@ def readings(text: str) -> list[str]:
     colons; with percent-encoding decoded; without parentheses around it and dots or colons after it; then UUIDs and
     webhook-ids in their other case.
     """
-    found = [_with_plain_dashes(one) for one in _as_written(text) if one]
+    found = [_with_plain_dashes(one) for one in _as_written(text) if one.strip()]
     found += [other for one in found for other in _other_cases(one)]
     return list(dict.fromkeys(found))[:MAX_READINGS]
 

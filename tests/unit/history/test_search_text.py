@@ -1,7 +1,7 @@
 """What people type to find a message: the readings of it, and a recipient's hashes however the address is written."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher.contract.recipient import recipient_hash, recipient_hashes
@@ -65,6 +65,8 @@ def test_a_recipient_is_found_however_the_address_is_written(stored: str, typed:
     assert len(recipient_hashes(KEY, typed)) <= 6, "they fit into a URL"
 
 
+@example("\f")
+@example('"\u2003"')
 @given(st.text(st.sampled_from("aA0-{}[]<>()\"'`:=.,;%4@ \\\u200b\x00") | st.characters(), max_size=60))
 def test_the_readings_of_any_text_are_few_and_begin_with_the_text(typed: str) -> None:
     found = readings(typed)
