@@ -19,6 +19,8 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.error_codes import GROUP_MAX_SIZE_REACHED, unwrapped
 
+UNSUPPORTED_REQUEST: Final = (NotImplementedError, kafka_errors.IncompatibleBrokerVersion)
+"""What aiokafka raises for a request that a broker doesn't support: an old one, or the demo's."""
 _MAX_CHAIN: Final = 10
 _TLS_ALERT: Final = 0x15
 _MAX_ANSWER: Final = 200 * 1024 * 1024

@@ -15,11 +15,12 @@ import aiokafka.consumer.consumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Int16, Int32, Schema, String
 
 from dispatcher.contract.records import STEADY_CLOCK
+from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST
 
 FENCED_INSTANCE_ID: Final = 82
 _HEARTBEAT: Final = 12
@@ -129,7 +130,7 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         heartbeat = _StaticHeartbeat(self.group_id, *self._joined_as, self._group_instance_id)
         try:
             response = await self._send_req(heartbeat)
-        except (IncompatibleBrokerVersion, NotImplementedError):
+        except UNSUPPORTED_REQUEST:
             return  # a broker older than 2.3 has no static members
         if response.error_code == FENCED_INSTANCE_ID:
             raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")

@@ -8,7 +8,6 @@ classic members; they keep their type without any member until they are deleted.
 from io import BytesIO
 from typing import Any, Final
 
-from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -22,6 +21,8 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
+
+from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST
 
 CONSUMER: Final = "consumer"
 _CONSUMER_MEMBER: Final = 1
@@ -157,7 +158,7 @@ async def type_of(client: Any, node: int, group: str) -> str:
     """
     try:
         answer = await client.send(node, TypedGroupsRequest(), group=ConnectionGroup.COORDINATION)
-    except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+    except UNSUPPORTED_REQUEST:
         return ""  # older than Kafka 3.8, or the demo's
     return next((kind.lower() for name, _, _, kind, _ in answer.groups if name == group), "")
 
@@ -169,7 +170,7 @@ async def members_by_consumer_protocol(client: Any, node: int, group: str) -> li
     """
     try:
         answer = await client.send(node, ConsumerGroupRequest([group]), group=ConnectionGroup.COORDINATION)
-    except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+    except UNSUPPORTED_REQUEST:
         return []
     return [
         (member[0], member[4], member[5])

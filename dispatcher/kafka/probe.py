@@ -21,7 +21,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
-from dispatcher.kafka.connection_errors import Explanation, explain, missing_permission
+from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST, Explanation, explain, missing_permission
 from dispatcher.kafka.group_coordinator import is_marked
 from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol, type_of
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
@@ -212,7 +212,7 @@ class KafkaProbe:
         try:
             request = AuthorizedMetadataRequest(names)
             answer = await at_any_broker(client, lambda number: client.send(number, request))
-        except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+        except UNSUPPORTED_REQUEST:
             return  # a broker older than Kafka 2.3, or the demo's: it doesn't say what is allowed
         topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
         for need in self._topics:
@@ -243,7 +243,7 @@ class KafkaProbe:
             away = str(error.args[0]) if error.args else f"no broker coordinates group {need.name} at the moment"
             found.add(KafkaReason.COORDINATOR_UNAVAILABLE, away, is_required=need.is_required)
             return
-        except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+        except UNSUPPORTED_REQUEST:
             return
         for error_code, _, state, protocol_type, _, members, operations in answer.groups:
             if kafka_errors.for_code(error_code) is kafka_errors.GroupAuthorizationFailedError:
