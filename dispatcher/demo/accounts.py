@@ -8,7 +8,7 @@ neither receiver nor dead-letter topic has is then counted as the dispatcher's h
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason, SkipReason
@@ -57,6 +57,22 @@ class Balance:
         )
 
 
+@dataclass(slots=True)
+class _Tally:
+    """The planned events, each counted by what happened to it, before the dispatcher's counters of skips are used."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Fields of `Balance`, with the number of events."""
+    problems: list[str] = field(default_factory=list)
+    unfinished: list[tuple[str, str]] = field(default_factory=list)
+    """Count and problem of each event without an end whose tenant was changed. If its webhook was deleted, the
+    dispatcher has skipped it."""
+    to_skip: Counter[str] = field(default_factory=Counter)
+    """Skips that the dispatcher has to report, by reason; without those of changed tenants."""
+    without_webhook: int = 0
+    """Events that were planned as skipped because their tenant has no webhook, and were."""
+
+
 def balance(
     planned: Iterable[Planned],
     accepted: Mapping[tuple[str, str], int],
@@ -75,40 +91,65 @@ def balance(
         history: what the dispatcher says about events, by webhook-id.
         changed: organisations that were changed in the console, or whose events were sent again by it.
     """
-    counts: Counter[str] = Counter()
-    problems: list[str] = []
-    deleted: list[tuple[str, str]] = []  # may have been skipped since their webhook was deleted: (result, problem)
-    to_skip: Counter[str] = Counter()
-    without_webhook = 0
-    deliveries: set[tuple[str, str]] = set()
-    keys: set[str] = set()
+    planned = tuple(planned)
+    tally = _tally(planned, accepted, dead, history or {}, changed)
+    _skip_without_webhook(tally, skipped.get(SkipReason.NO_WEBHOOK, 0))
+    unseen, of_skips = _skips(tally.to_skip, skipped, is_exact=not changed)
+    tally.counts["skipped"] -= unseen
+    tally.counts["lost"] += unseen
+    problems = (*tally.problems, *_never_produced(planned, accepted, dead, changed), *of_skips)
+    return Balance(**tally.counts, problems=problems)
+
+
+def _tally(
+    planned: Iterable[Planned],
+    accepted: Mapping[tuple[str, str], int],
+    dead: Mapping[str, str],
+    history: Mapping[str, Said],
+    changed: Set[str],
+) -> _Tally:
+    """Counts each planned event by what happened to it. The arguments are those of `balance`."""
+    tally = _Tally()
     for event in planned:
-        delivery = (event.tenant.org, event.webhook_id)
-        deliveries.add(delivery)
-        keys.add(event.event_id)
-        times, is_changed = accepted.get(delivery, 0), event.tenant.org in changed
-        said = (history or {}).get(event.webhook_id)
+        times, is_changed = accepted.get((event.tenant.org, event.webhook_id), 0), event.tenant.org in changed
+        said = history.get(event.webhook_id)
         result, problem = _account(event, times, dead.get(event.event_id), said, is_changed=is_changed)
-        counts.update(("produced", result))
-        counts["twice"] += times > 1
+        tally.counts.update(("produced", result))
+        tally.counts["twice"] += times > 1
         if is_changed and result in _UNFINISHED and problem:
-            deleted.append((result, f"{event.event_id}: {problem}"))
+            tally.unfinished.append((result, f"{event.event_id}: {problem}"))
         elif problem:
-            problems.append(f"{event.event_id}: {problem}")
+            tally.problems.append(f"{event.event_id}: {problem}")
         if event.skip is not None and not (is_changed and result != "skipped"):
-            without_webhook += event.skip is SkipReason.NO_WEBHOOK
-            to_skip[event.skip.value] += not is_changed
-    seen = min(len(deleted), max(0, skipped.get(SkipReason.NO_WEBHOOK, 0) - without_webhook))
-    counts.subtract(result for result, _ in deleted[:seen])
-    counts["skipped"] += seen
-    problems += [problem for _, problem in deleted[seen:]]
+            tally.without_webhook += event.skip is SkipReason.NO_WEBHOOK
+            tally.to_skip[event.skip.value] += not is_changed
+    return tally
+
+
+def _skip_without_webhook(tally: _Tally, reported: int) -> None:
+    """Counts unfinished events of changed tenants as skipped, as far as the reported skips exceed the planned ones.
+
+    `reported`: events that the dispatcher says it skipped because their tenant has no webhook.
+    """
+    seen = min(len(tally.unfinished), max(0, reported - tally.without_webhook))
+    tally.counts.subtract(result for result, _ in tally.unfinished[:seen])
+    tally.counts["skipped"] += seen
+    tally.problems += [problem for _, problem in tally.unfinished[seen:]]
+
+
+def _never_produced(
+    planned: Iterable[Planned], accepted: Iterable[tuple[str, str]], dead: Iterable[str], changed: Set[str]
+) -> list[str]:
+    """Returns a problem for each delivery and each dead letter that belongs to no planned event."""
+    deliveries, keys = set(), set()
+    for event in planned:
+        deliveries.add((event.tenant.org, event.webhook_id))
+        keys.add(event.event_id)
     strangers = [(org, one) for org, one in accepted if (org, one) not in deliveries and org not in changed]
-    problems += [f"{org}: {one} was never produced" for org, one in strangers]
-    problems += [f"{key}: in the dead-letter topic, and was never produced" for key in dead if key not in keys]
-    unseen, of_skips = _skips(to_skip, skipped, is_exact=not changed)
-    counts["skipped"] -= unseen
-    counts["lost"] += unseen
-    return Balance(**counts, problems=(*problems, *of_skips))
+    return [
+        *(f"{org}: {one} was never produced" for org, one in strangers),
+        *(f"{key}: in the dead-letter topic, and was never produced" for key in dead if key not in keys),
+    ]
 
 
 def _account(
