@@ -1,9 +1,10 @@
-"""The JSON of a record's value: an Adobe Experience Platform streaming envelope around an XDM event (design section 3).
+"""The JSON of a record's value: an Adobe Experience Platform streaming envelope around an XDM event.
 
-The structs describe the short spelling (*xed*). They are what the reader decodes, and `config/schema/event.json` is
-made from them. A field that is not listed here is neither read nor checked. `Raw` fields are passed on as they came:
-the reader checks that they are JSON, and nothing else. The types are what producers should write: a value of another
-type makes the event unreadable only in the fields that decide about it (see `field_values`).
+`docs/events.md` describes it for producers. The structs describe the short spelling (*xed*). They are what the reader
+decodes, and `config/schema/event.json` is made from them. A field that is not listed here is neither read nor checked.
+`Raw` fields are passed on as they came: the reader checks that they are JSON, and nothing else. The types are what
+producers should write: a value of another type makes the event unreadable only in the fields that decide about it (see
+`field_values`).
 """
 
 from itertools import repeat

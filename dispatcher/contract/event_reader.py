@@ -1,4 +1,4 @@
-"""Reads the JSON of a record's value into an `Envelope` (design section 3).
+"""Reads the JSON of a record's value into an `Envelope`, whose format `docs/events.md` describes.
 
 One typed decoder reads nearly every event. What it refuses, or what may be spelled in another way, is respelled first
 and decoded again, so that duplicate keys, lone surrogates, mixed spellings and numbers in quotes don't kill an event.

@@ -1,4 +1,4 @@
-"""The contract in: a delivery event, read from a Kafka record (design section 3)."""
+"""A delivery event, read from a Kafka record, whose format `docs/events.md` describes."""
 
 import hashlib
 from dataclasses import field

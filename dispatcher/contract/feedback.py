@@ -1,4 +1,4 @@
-"""The contract out: encodes the feedback payload, versions 1 and 2 (design section 4).
+"""Encodes the feedback payload, versions 1 and 2, which `docs/receiving.md` describes.
 
 Nothing here fails: an event that was read can be encoded.
 """

@@ -1,7 +1,8 @@
-"""Leaves out of an event what can't be read and isn't needed, so that it can't kill the event (design section 3). Pure.
+"""Leaves out of an event what can't be read and isn't needed, so that it can't kill the event. Pure.
 
-Whole numbers in any notation are numbers, and a number in a text's place is its digits. Any other value of a wrong type
-counts as absent, unless it decides about the event: whether it is sent, and to whom, must not be guessed.
+`docs/events.md` has the rules for producers. Whole numbers in any notation are numbers, and a number in a text's place
+is its digits. Any other value of a wrong type counts as absent, unless it decides about the event: whether it is sent,
+and to whom, must not be guessed.
 """
 
 import re

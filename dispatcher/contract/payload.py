@@ -1,4 +1,4 @@
-"""The structs of the feedback payload, versions 1 and 2 (design section 4).
+"""The structs of the feedback payload, versions 1 and 2, which `docs/receiving.md` describes.
 
 Keys and their order are the contract; absent values are null. `config/schema/payload.json` is made from these structs.
 """

@@ -1,4 +1,4 @@
-"""Decides what follows from one attempt: what is retried and when, and what is given up (design section 5).
+"""Decides what follows from one attempt: what is retried and when, and what is given up.
 
 Pure. `docs/verdicts.md` is the same table for users; a test compares the two.
 """

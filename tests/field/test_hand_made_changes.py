@@ -48,7 +48,7 @@ async def test_offsets_that_were_set_back_are_read_again(scene: Stage, metadata:
 
 
 async def test_an_offset_beyond_the_end_is_refused_as_a_position(scene: Stage) -> None:
-    """DESIGN's rule: the log is read from its start, and this is said."""
+    """The log is read from its start, and this is reported."""
     scene.mount([scene.webhook(tenant) for tenant in EVERYBODY])
     async with scene.dispatcher(kafka={"group_instance_id": None}) as dispatcher:
         dispatcher.start()

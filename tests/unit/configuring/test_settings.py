@@ -1,4 +1,4 @@
-"""The operator's settings: defaults of the design, and what is refused."""
+"""The operator's settings: their defaults, and what is refused."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""One tenant's webhook: the limits of the design, and headers that a tenant can't have."""
+"""One tenant's webhook: its limits, and headers that a tenant can't have."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checks which events a webhook receives, and the one reason if it does not, in the design's order."""
+"""Checks which events a webhook receives, and the one reason if it does not, in the order of docs/events.md."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The table of verdicts (design, section 5), walked over all of HTTP and every failure."""
+"""The table of verdicts, walked over all of HTTP and every failure."""
 
 import pytest
 
@@ -48,8 +48,8 @@ def test_every_status_has_the_verdict_of_the_table_for_users() -> None:
         assert judgement.failing is is_evidence, status
 
 
-def test_the_table_for_users_is_the_designs() -> None:
-    """Section 5 of the design, in its words and its order."""
+def test_the_table_for_users_has_the_intended_verdicts() -> None:
+    """Repeats the table of docs/verdicts.md, so that a change of it has to be made twice."""
     table = {status: words for status, (words, _) in verdict_table.statuses().items()}
     refused = {400, 406, *range(411, 416), 417, 422, 428, 431}
     for status in range(100, 600):

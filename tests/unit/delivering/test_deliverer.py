@@ -425,7 +425,7 @@ async def test_a_tenant_sets_its_own_time_to_connect_within_its_attempts() -> No
 
 @virtual_time
 async def test_the_headers_of_a_request() -> None:
-    """In the design's order; the tenant's own follow in the transport."""
+    """In the order of docs/receiving.md; the tenant's own follow in the transport."""
     bench = Bench(200)
     auth = {"type": "jwt", "sign": {"algorithm": "HS256", "key": Secret(b"k" * 32)}}
     signing = {"secrets": [Secret(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]}

@@ -60,7 +60,7 @@ def test_an_sms_keeps_both_spellings_of_a_namespace() -> None:
 
 
 def test_an_email_in_version_2_has_three_keys_more_at_their_places() -> None:
-    """Design, section 4: nothing but campaignType, encoding, numberOfMessageParts and deliveryTimestamp is added."""
+    """Nothing but campaignType, encoding, numberOfMessageParts and deliveryTimestamp is added."""
     expected = json.loads(REFERENCE)
     expected["messageExecution"]["campaignType"] = "ApiTriggered"
     expected["messageDeliveryFeedback"] |= {"encoding": None, "numberOfMessageParts": None, "deliveryTimestamp": None}

@@ -114,7 +114,7 @@ def test_usual_events_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         read(event)
 
 
-# --- Be liberal in what doesn't matter (design, section 3).
+# --- What doesn't matter (docs/events.md) stops no event.
 
 EXPECTED = encode_feedback(read(EMAIL_EVENT), 2)
 VALID = json.dumps(EMAIL_EVENT).encode()

@@ -1,4 +1,4 @@
-"""A value of a wrong type kills an event only in the fields that decide about it (design, section 3)."""
+"""A value of a wrong type kills an event only in the fields that decide about it."""
 
 import copy
 import json
