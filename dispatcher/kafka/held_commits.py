@@ -70,7 +70,7 @@ class HeldAssignment:
     directory_due: int = 0
     """Offset at which the directory is written again."""
     is_dirty: bool = True
-    left: HeldStart | None = None
+    start: HeldStart | None = None
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
     source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was checked last: the leader and the connection to it. None: check it now,
@@ -84,7 +84,7 @@ class HeldAssignment:
 
     def begin(self, start: HeldStart, max_age_s: float) -> HeldPartition:
         """Creates the partition's state from the position and snapshots at which reading starts. Returns the state."""
-        self.left = start
+        self.start = start
         self.state = HeldPartition(start.position, start.snapshot.tenants, max_age_s, start.directory)
         self.snapshot_at = start.snapshot_at
         if start.directory is not None and start.directory_at is not None:
@@ -92,37 +92,37 @@ class HeldAssignment:
             self.directory_due = start.directory.end + DIRECTORY_EVERY
         return self.state
 
-    def remove_before(self, start: int) -> int:
+    def remove_before(self, log_start: int) -> int:
         """Passes over what retention has removed, see `HeldPartition.remove_before`. Keeps what is buffered of it."""
-        if self.state is None or (self.buffer and self.buffer[0].offset < start):
-            return start
-        if self.left is not None and self.left.log_start is not None:
-            self.left = replace(self.left, log_start=max(self.left.log_start, start))
-        self.removed_before, self.is_dirty = start, True
-        return self.state.remove_before(start)
+        if self.state is None or (self.buffer and self.buffer[0].offset < log_start):
+            return log_start
+        if self.start is not None and self.start.log_start is not None:
+            self.start = replace(self.start, log_start=max(self.start.log_start, log_start))
+        self.removed_before, self.is_dirty = log_start, True
+        return self.state.remove_before(log_start)
 
     @property
     def fingerprint(self) -> Fingerprint | None:
         """Identifies the log, as far as it was read; None if nothing was."""
         if self.last is not None:
             return Fingerprint.of(self.last)
-        return None if self.left is None else self.left.fingerprint
+        return None if self.start is None else self.start.fingerprint
 
     def what_is_finished(self) -> HeldStart | None:
         """Returns what is finished, for the time when this process is assigned the partition again."""
-        if self.state is None or self.left is None:
-            return self.left
+        if self.state is None or self.start is None:
+            return self.start
         position, snapshot = self.state.to_commit()
         directory = None if self.fingerprint is None else self.state.directory()
-        left = replace(self.left, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
-        return replace(left, directory=directory, directory_at=None, snapshot_at=self.snapshot_at)
+        finished = replace(self.start, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
+        return replace(finished, directory=directory, directory_at=None, snapshot_at=self.snapshot_at)
 
     def metadata_at(self, position: int, progress: int | None, most_bytes: int) -> str:
         """Returns the metadata for a commit of this position, which names its log and its snapshots if they fit.
 
         `progress`: the offset of a snapshot. Without room for all of it, the snapshots are left out first.
         """
-        if self.fingerprint is None and self.left is not None and self.left.log_start == position:
+        if self.fingerprint is None and self.start is not None and self.start.log_start == position:
             return start_metadata(position, position, most_bytes)
         end, at = (0, None) if self.directory is None else self.directory
         named = SnapshotOffsets(progress, at if end > position and self.fingerprint is not None else None)
@@ -168,8 +168,8 @@ class HeldCommitter:
         offsets = await self._send(client, states)
         for one, state in states.items():
             one.committed = state
-            if one.left is not None:
-                one.left = replace(one.left, committed=offsets[one.tp])
+            if one.start is not None:
+                one.start = replace(one.start, committed=offsets[one.tp])
 
     async def _send(
         self, client: GroupClient, states: Mapping[HeldAssignment, State]

@@ -33,16 +33,18 @@ from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.log_check import report_cut_off, report_kept, report_removed
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Backoff, together_until
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 200
+"""Records of one fetch, at most."""
 REVIEW_S: Final = 10.0
 """Every tenant's state is checked this often, in addition to changes of the configuration."""
 COMMIT_S: Final = 1.0
+"""Time between two commits. After a failed one it doubles, up to `LONGEST_REPEAT_S`."""
 LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 LONGEST_REPEAT_S: Final = 30.0
@@ -75,10 +77,10 @@ class HeldEvents:
         Args:
             process: processes a record; raises StillHeld if its event has to wait again.
             is_held: returns whether a tenant's events have to wait.
-            max_age_s: events that are older are processed in any case, and become dead letters.
+            max_age_s: older events are processed whether or not their tenant is released, and become dead letters.
+            drain_timeout_s: time for requests under way after `stop`.
             clock: unix time.
-            problems: see `GroupSession`, as for `on_fenced`, `lease` and `event_log`.
-            connect: joins the group; aiokafka's consumer unless a test has its own.
+            problems, on_fenced, lease, connect, event_log: as for `Consumer`.
         """
         self.group_id = held_group(settings.group_id)
         self.session = GroupSession(
@@ -92,17 +94,17 @@ class HeldEvents:
         self._max_age_s = max_age_s
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        self._consumer: GroupClient | None = None
+        self._client: GroupClient | None = None
         self._assigned: dict[TopicPartition, HeldAssignment] = {}
-        self._left: dict[TopicPartition, HeldStart] = {}
-        """State of revoked partitions, which may come back before another member commits."""
+        self._finished_here: dict[TopicPartition, HeldStart] = {}
+        """What is finished of revoked partitions, which may come back before another member commits."""
         self._orphans: list[HeldAssignment] = []
         """Assignments whose log is gone, with events in flight."""
         self._check_again_at = 0.0
-        """Loop time until which no check is repeated that wasn't answered."""
+        """Loop time before which no unanswered check of a partition is repeated."""
         self._processor = HeldProcessor(process, topic, is_held, self.session, settings.max_unfinished_bytes)
         self._pace = ReadingPace()
-        self._news = asyncio.Event()
+        self._review_due = asyncio.Event()
         self._committer = HeldCommitter(topic, settings, self.group_id, self.session.problems)
 
     def __repr__(self) -> str:
@@ -110,7 +112,7 @@ class HeldEvents:
 
     def notice(self) -> None:
         """Checks every tenant again, because the configuration changed or a tenant was enabled by hand."""
-        self._news.set()
+        self._review_due.set()
 
     def stop(self) -> None:
         """Begins to drain; `run` returns when that is done."""
@@ -118,20 +120,17 @@ class HeldEvents:
 
     async def run(self) -> None:
         """Reads until `stop`, then drains, commits and leaves the group. Waits for a broker that is away."""
-        client = self._consumer = await self.session.connect(lambda: self._connect(Assignments(self)))
+        client = self._client = await self.session.connect(lambda: self._connect(Assignments(self)))
         if client is None:
             return
         try:
-            async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(self.session.poll(lambda: self._read(client)), name=f"read {self.group_id}"),
-                    tasks.create_task(self._commit_regularly(client), name=f"commit {self.group_id}"),
-                    tasks.create_task(self._review_regularly(), name=f"review {self.group_id}"),
-                    tasks.create_task(self.session.watch(client, self._assigned.keys), name=f"watch {self.group_id}"),
-                ]
-                await self.session.stopping.wait()
-                for task in running:
-                    task.cancel()
+            work = {
+                "read": self.session.poll(lambda: self._read(client)),
+                "commit": self._commit_regularly(client),
+                "review": self._review_regularly(),
+                "watch": self.session.watch(client, self._assigned.keys),
+            }
+            await together_until(self.session.stopping, {f"{name} {self.group_id}": one for name, one in work.items()})
             await asyncio.gather(
                 self._leave(list(self._assigned.values()), self._drain_timeout_s),
                 self._finish_orphans(self._drain_timeout_s),
@@ -139,7 +138,7 @@ class HeldEvents:
         finally:
             await self._leave(list(self._assigned.values()), 0.0)
             await self._finish_orphans(0.0)
-            self._consumer = None
+            self._client = None
             await stopped(client)
 
     # Assignments
@@ -158,18 +157,18 @@ class HeldEvents:
     def _add(self, tps: Iterable[TopicPartition]) -> None:
         for tp in tps:
             epoch = AssignmentEpoch(lease=self.session.lease)
-            self._assigned.setdefault(tp, HeldAssignment(tp, epoch, left=self._left.pop(tp, None)))
+            self._assigned.setdefault(tp, HeldAssignment(tp, epoch, start=self._finished_here.pop(tp, None)))
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
-        """Finishes requests in progress, briefly, commits, and cancels the rest: the partitions are given away."""
+        """Releases partitions: waits briefly for requests in progress, commits, and cancels the rest."""
         leaving = [self._assigned[tp] for tp in tps if tp in self._assigned]
-        if self._consumer is not None and self._consumer.was_deleted(self._topic.topic):
+        if self._client is not None and self._client.was_deleted(self._topic.topic):
             self._keep(leaving)
         else:
             await self._leave(leaving, LEAVE_S)
 
     def _keep(self, leaving: Iterable[HeldAssignment]) -> None:
-        """Ends assignments whose log is gone, and goes on with their events in flight."""
+        """Ends assignments whose log is gone, but finishes their events in flight."""
         self._orphans = [one for one in self._orphans if one.tasks]
         for one in leaving:
             one.is_orphan = True
@@ -193,7 +192,7 @@ class HeldEvents:
         try:
             if within_s and self.session.fenced is None:
                 async with asyncio.timeout(LEAVE_COMMIT_S):
-                    await self._committer.commit(self._consumer, leaving)
+                    await self._committer.commit(self._client, leaving)
         except TimeoutError:
             log.warning("held events may be repeated: the last commit took too long", group=self.group_id)
         finally:
@@ -220,8 +219,8 @@ class HeldEvents:
                 task.cancel()
             if self._assigned.get(one.tp) is one:
                 del self._assigned[one.tp]
-            if (left := one.what_is_finished()) is not None:
-                self._left[one.tp] = left
+            if (finished := one.what_is_finished()) is not None:
+                self._finished_here[one.tp] = finished
 
     async def _check_all(self, client: GroupClient) -> None:
         """Finds the positions that are unknown, and checks the logs that may have been replaced.
@@ -252,21 +251,21 @@ class HeldEvents:
     async def _restore(self, client: GroupClient, one: HeldAssignment) -> None:
         """Finds the position of a partition and begins to read there."""
         one.source = client.source_of(one.tp)
-        start = await find_start(client, one.tp, one.left, self.session.problems, self.group_id)
+        start = await find_start(client, one.tp, one.start, self.session.problems, self.group_id)
         client.seek(one.tp, one.begin(start, self._max_age_s).cursor)
         self.notice()  # tenants that the directory names may be released
 
     async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
-        """Checks whether the log was replaced, and passes over what retention has removed of it.
+        """Checks whether the log was replaced. If it wasn't, passes over the records that retention has removed.
 
-        Another leader, or another connection to it, may have another log, as may one that hasn't got the position.
+        Called after a change of the leader or of the connection to it, and if the log doesn't have the position.
         """
         source, was_out_of_range = client.source_of(one.tp), one.source is None
         bounds = await bounds_of(client, one.tp)
         is_cut_off = was_out_of_range and state.cursor > bounds.end
         if not is_cut_off and (
-            one.left is None
-            or await is_same_log(client, one.tp, replace(one.left, fingerprint=one.fingerprint), bounds)
+            one.start is None
+            or await is_same_log(client, one.tp, replace(one.start, fingerprint=one.fingerprint), bounds)
         ):
             if (first := one.remove_before(bounds.start)) < bounds.start:
                 report_removed(
@@ -274,14 +273,14 @@ class HeldEvents:
                 )  # fmt: skip
             client.seek(one.tp, one.buffer[-1].offset + 1 if one.buffer else state.cursor)
             one.source = source
-        else:  # what was read of the other log is finished here
+        else:  # start again in the new log; events in flight from the old one are finished
             self._keep([one])
             self._add({one.tp} & client.assignment())
 
     # Reading
 
     async def _read(self, client: GroupClient) -> None:
-        """Fetches once, and takes what was fetched. Paced by the records that were passed over."""
+        """Fetches once and handles the records. Then rests, the longer the more records were passed over."""
         self.session.on_poll(asyncio.get_running_loop().time())
         try:
             await self._fetch(client)
@@ -322,7 +321,7 @@ class HeldEvents:
                 one_read.buffer.extend(records)  # else it is fetched again once the log is known to be the same
 
     def _take(self, one: HeldAssignment) -> int:
-        """Starts the records that may be processed, none without the lease. Returns how many were passed over."""
+        """Starts the buffered records that may be processed, none once the lease is over. Returns how many wait on."""
         state, passed, wall, now = one.state, 0, self._clock(), asyncio.get_running_loop().time()
         seen: set[TenantKey] = set()
         while state is not None and one.buffer and one.epoch.active and not self.session.lease.is_over:
@@ -347,10 +346,11 @@ class HeldEvents:
                 one.last = record
         for key in seen:
             if state is not None:
-                state.release(key, released=not self._is_held(key))
+                state.set_released(key, is_released=not self._is_held(key))
         return passed
 
     def _restarted_state(self, one: HeldAssignment, offset: int) -> HeldPartition:
+        """Returns an empty state that begins at `offset`, for a log that was truncated or recreated."""
         log.warning("the topic of held events went back: reading it again", partition=one.tp.partition, offset=offset)
         return HeldPartition(offset, {}, self._max_age_s)
 
@@ -358,7 +358,7 @@ class HeldEvents:
 
     async def _review_regularly(self) -> None:
         while True:
-            self._news.clear()
+            self._review_due.clear()
             wall = self._clock()
             for one in list(self._assigned.values()):
                 state = one.state
@@ -366,12 +366,12 @@ class HeldEvents:
                     continue
                 state.release_aged(wall)
                 for number, key in enumerate(state.tenants):
-                    state.release(key, released=not self._is_held(key))
+                    state.set_released(key, is_released=not self._is_held(key))
                     if number % 1_000 == 999:
                         await asyncio.sleep(0)
             try:
                 async with asyncio.timeout(REVIEW_S):
-                    await self._news.wait()
+                    await self._review_due.wait()
             except TimeoutError:
                 continue
 

@@ -251,13 +251,13 @@ class HeldPartition:
 
     # Tenants
 
-    def release(self, key: TenantKey, *, released: bool) -> None:
+    def set_released(self, key: TenantKey, *, is_released: bool) -> None:
         """Sets whether the tenant's events may be processed."""
         tenant = self._tenants.get(key)
-        if tenant is None or tenant.released == released:
+        if tenant is None or tenant.released == is_released:
             return
-        tenant.released, tenant.not_before = released, 0.0
-        if released:
+        tenant.released, tenant.not_before = is_released, 0.0
+        if is_released:
             self._active.add(key)
             if tenant.next >= self.cursor:
                 tenant.reading = self._reading

@@ -100,7 +100,7 @@ class HeldProcessor:
         except StillHeld as held:
             rest_s = min(max(REST_S, held.for_s), MOST_REST_S)
             state.hold_again(key, record.offset, asyncio.get_running_loop().time() + rest_s)
-            state.release(key, released=not self._is_held(key))
+            state.set_released(key, is_released=not self._is_held(key))
             return
         if is_over:
             state.finish(key, record.offset)

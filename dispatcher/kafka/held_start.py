@@ -51,12 +51,14 @@ class HeldStart:
 
 
 async def find_start(
-    client: GroupClient, tp: TopicPartition, left: HeldStart | None, problems: KafkaProblems, group_id: str
+    client: GroupClient, tp: TopicPartition, finished_here: HeldStart | None, problems: KafkaProblems, group_id: str
 ) -> HeldStart:
-    """Returns where to begin: at `left`, if no other member has committed since, else at the group's commit.
+    """Returns where to begin: at `finished_here`, if no other member has committed since, else at the group's commit.
 
-    `left`: what this process had finished when the partition was taken from it, more perhaps than it could commit.
-    A log that is another one is read from its start, which is reported, as are records that retention has removed.
+    If the log is another one, it is read from its start. That is reported, as are records that retention has removed.
+
+    Args:
+        finished_here: what this process had finished when the partition was revoked, perhaps more than it could commit.
 
     Raises:
         KafkaError, TimeoutError: Kafka doesn't answer.
@@ -65,10 +67,14 @@ async def find_start(
         known = (await client.committed_metadata([tp])).get(tp)
     bounds = await bounds_of(client, tp)
     start = None
-    if left is not None and left.committed is not None and known is not None:
-        report_if_foreign(problems, group_id, tp, decode_metadata(*left.committed), decode_metadata(*known))
-    if left is not None and left.committed == known and await is_same_log(client, tp, left, bounds):
-        start = left
+    if finished_here is not None and finished_here.committed is not None and known is not None:
+        report_if_foreign(problems, group_id, tp, decode_metadata(*finished_here.committed), decode_metadata(*known))
+    if (
+        finished_here is not None
+        and finished_here.committed == known
+        and await is_same_log(client, tp, finished_here, bounds)
+    ):
+        start = finished_here
     elif known is not None:
         start = await _committed_start(client, tp, known, bounds)
         if start is None:

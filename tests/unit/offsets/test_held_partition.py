@@ -78,13 +78,13 @@ def test_a_released_tenant_is_read_from_its_first_event() -> None:
     topic = Topic([A] * 500 + [B] * 3 + [A] * 500 + [B])
     topic.until_idle()
     read = topic.read
-    topic.partition.release(B, released=True)
+    topic.partition.set_released(B, is_released=True)
     assert topic.until_idle() == [500, 501, 502, 1003]
     assert topic.read - read <= 510, "what lies before its first event is not read again"
     position, snapshot = topic.partition.to_commit()
     assert position == 0
     assert snapshot.tenants[B].below > 1003
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     assert len(topic.until_idle()) == 1000
     assert topic.partition.to_commit()[0] == len(topic.tenants)
     assert topic.partition.events == 0
@@ -93,8 +93,8 @@ def test_a_released_tenant_is_read_from_its_first_event() -> None:
 def test_events_in_flight_per_tenant_are_limited_and_other_tenants_continue() -> None:
     topic = Topic([A] * 300 + [B] * 300)
     topic.until_idle()
-    topic.partition.release(A, released=True)
-    topic.partition.release(B, released=True)
+    topic.partition.set_released(A, is_released=True)
+    topic.partition.set_released(B, is_released=True)
     for _ in range(300):
         topic.step()
     assert len(topic.under_way) == 2 * ROOM
@@ -105,14 +105,14 @@ def test_events_in_flight_per_tenant_are_limited_and_other_tenants_continue() ->
 
 def test_an_event_that_still_has_to_wait_is_read_again_after_the_rest() -> None:
     topic = Topic([A] * 10)
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     topic.step(10)
     topic.step(10)
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     assert topic.begun == []
     topic = Topic([A] * 10)
     topic.until_idle()
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     topic.until_idle(finish=False)
     for key, offset in topic.under_way:
         if offset == 4:
@@ -163,7 +163,7 @@ def test_a_restart_repeats_only_what_was_under_way() -> None:
     tenants = [A, B, C] * 40
     topic = Topic(tenants)
     topic.until_idle()
-    topic.partition.release(B, released=True)
+    topic.partition.set_released(B, is_released=True)
     topic.until_idle(finish=False)
     done = set()
     for number, (key, offset) in enumerate(topic.under_way):
@@ -172,7 +172,7 @@ def test_a_restart_repeats_only_what_was_under_way() -> None:
             done.add(offset)
     again = restarted(topic)
     again.until_idle()
-    again.partition.release(B, released=True)
+    again.partition.set_released(B, is_released=True)
     assert sorted(again.until_idle()) == [offset for offset in range(1, 120, 3) if offset not in done]
 
 
@@ -180,7 +180,7 @@ def test_behind_a_stuck_event_nothing_is_kept_of_each_finished_one() -> None:
     """Its dead letter can't be written perhaps: everything else of its tenant goes on."""
     topic = Topic([A, B] * 3_000)
     topic.until_idle()
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     while topic.step():
         for key, offset in [one for one in topic.under_way if one[1] not in (0, 2_000)]:
             topic.partition.finish(key, offset)
@@ -191,23 +191,23 @@ def test_behind_a_stuck_event_nothing_is_kept_of_each_finished_one() -> None:
     assert len(snapshot.encode()) < 60
     again = restarted(topic)
     again.until_idle()
-    again.partition.release(A, released=True)
+    again.partition.set_released(A, is_released=True)
     assert again.until_idle() == [0, 2_000]
 
 
 def test_an_unfinished_event_that_retention_removed_holds_no_position() -> None:
     topic = Topic([A] * 6)
     topic.until_idle()
-    topic.partition.release(A, released=True)
+    topic.partition.set_released(A, is_released=True)
     topic.until_idle(finish=False)
     for offset in (1, 2, 4):
         topic.partition.finish(A, offset)
     _, snapshot = topic.partition.to_commit()
     again = HeldPartition(0, snapshot.tenants, MAX_AGE_S)
-    again.release(A, released=True)
+    again.set_released(A, is_released=True)
     for offset in (1, 2, 4):
         assert again.claim(offset, A, 0.0, 0.0, 0.0) is False, "it is finished"
-    again.release(A, released=True)
+    again.set_released(A, is_released=True)
     assert again.claim(5, A, 0.0, 0.0, 0.0)
     again.finish(A, 5)
     assert again.to_commit()[0] == 6
@@ -229,12 +229,12 @@ def test_a_second_restart_before_anything_is_read_keeps_what_the_first_one_knew(
     tenants = [A, C, C]
     topic = Topic(tenants)
     topic.until_idle()
-    topic.partition.release(C, released=True)
+    topic.partition.set_released(C, is_released=True)
     assert topic.until_idle() == [1, 2]
     for _ in range(2):
         topic = restarted(topic)
     topic.until_idle()
-    topic.partition.release(C, released=True)
+    topic.partition.set_released(C, is_released=True)
     assert topic.until_idle() == []
 
 
@@ -242,7 +242,7 @@ def test_a_restart_with_a_directory_reads_nothing_of_what_was_read_before() -> N
     tenants = [A] * 500 + [B] * 2 + [A] * 500 + [B] + [C] * 3
     topic = Topic(tenants)
     topic.until_idle()
-    topic.partition.release(C, released=True)
+    topic.partition.set_released(C, is_released=True)
     assert topic.until_idle() == [1003, 1004, 1005]
     directory = topic.partition.directory()
     assert directory.end == len(tenants)
@@ -252,7 +252,7 @@ def test_a_restart_with_a_directory_reads_nothing_of_what_was_read_before() -> N
     assert again.until_idle() == []
     assert again.read == 1, "only what came since"
     for key in (B, C):
-        again.partition.release(key, released=True)
+        again.partition.set_released(key, is_released=True)
     assert again.until_idle() == [500, 501, 1002, 1006]
     assert again.read < 600, "what lies before the released tenant's first event is not read"
     assert again.partition.events == 1000
@@ -328,7 +328,7 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
         if action == "read":
             topic.step(data.draw(st.integers(1, 9)))
         elif action == "release":
-            topic.partition.release(data.draw(_KEYS), released=data.draw(st.booleans()))
+            topic.partition.set_released(data.draw(_KEYS), is_released=data.draw(st.booleans()))
         elif action == "restart":
             topic = restarted(topic, data.draw(st.sampled_from(directories)))
         elif action == "write directory":
@@ -359,7 +359,7 @@ def _release_and_finish_all(topic: Topic) -> list[int]:
     finished = []
     for _ in range(200):
         for key in (A, B, C):
-            topic.partition.release(key, released=True)
+            topic.partition.set_released(key, is_released=True)
         topic.step(100)
         while topic.under_way:
             key, offset = topic.under_way.pop()
