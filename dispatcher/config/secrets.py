@@ -21,12 +21,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES, OutOfScope, SecretScope, read_secret_file
 
-_SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
+_SECRET_WORDS = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
 
 
-def speaks_of_a_secret(name: str) -> bool:
+def suggests_a_secret(name: str) -> bool:
     """Returns True if tenants usually put a secret in a header or claim of this name. Its value is then not shown."""
-    return _SPEAKS_OF_A_SECRET.search(name) is not None
+    return _SECRET_WORDS.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import suggests_a_secret
 from dispatcher.contract.redaction import MASK, in_text, recipient
 
 _PERSONAL: Final = frozenset({"identityMap", "channelContext"})
@@ -40,7 +40,7 @@ def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
-    if named_by_tenant and speaks_of_a_secret(key) and value is not None:
+    if named_by_tenant and suggests_a_secret(key) and value is not None:
         return MASK
     if isinstance(value, dict):
         inside = named_by_tenant or key in ("headers", "claims", "parameters")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from dispatcher.auth.signatures import Signer
-from dispatcher.config.secrets import Secret, speaks_of_a_secret
+from dispatcher.config.secrets import Secret, suggests_a_secret
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.config.webhooks import WebhookConfig
@@ -267,13 +267,13 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
     yield "content-length", str(len(pending.body))
     yield from request_headers(pending, pending.attempts + 1, now, signer, token)
     for name, value in endpoint.headers:
-        is_secret = speaks_of_a_secret(name) or isinstance(config.headers.get(name), Secret)
+        is_secret = suggests_a_secret(name) or isinstance(config.headers.get(name), Secret)
         yield name, MASKED if is_secret else value
 
 
 def masked(text: str, headers: HttpHeaders, token: HttpHeader | None, config: WebhookConfig) -> str:
     """Masks in a text everything that `shown_headers` masks, of the headers and the token that were really sent."""
-    values = [value for name, value in headers if speaks_of_a_secret(name)]
+    values = [value for name, value in headers if suggests_a_secret(name)]
     values += [config.header_texts()[name] for name, value in config.headers.items() if isinstance(value, Secret)]
     if token is not None:
         values += [token[1], token[1].rpartition(" ")[2]]  # with its scheme, and without

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 from pydantic import JsonValue
 
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import suggests_a_secret
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration
 from dispatcher.console import masking
@@ -154,7 +154,7 @@ def _secret(label: str, value: JsonValue) -> Iterator[SettingRow]:
 def _value(label: str, name: str, text: str) -> SettingRow:
     return (
         SettingRow(label, "<hidden>", is_code=True)
-        if speaks_of_a_secret(name)
+        if suggests_a_secret(name)
         else SettingRow(label, text, is_code=True)
     )
 

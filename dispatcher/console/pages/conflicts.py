@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import suggests_a_secret
 from dispatcher.console.formatting import value_text
 from dispatcher.console.pages.fields import LISTS, SECRETS, SWITCHES, TEXTS, HeaderRow, SecretField
 from dispatcher.console.pages.form import WebhookForm
@@ -143,7 +143,7 @@ def _header_text(form: WebhookForm, name: str) -> str:
         return "removed"
     if row.is_stored and not row.value:
         return _AS_SAVED
-    return "a new one, not shown" if row.is_stored or speaks_of_a_secret(name) else row.value
+    return "a new one, not shown" if row.is_stored or suggests_a_secret(name) else row.value
 
 
 def _row_of(form: WebhookForm, name: str) -> HeaderRow | None:

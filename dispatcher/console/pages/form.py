@@ -12,7 +12,7 @@ import orjson
 from pydantic import JsonValue
 
 from dispatcher.config.documents import key_of
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import suggests_a_secret
 from dispatcher.config.webhook_headers import MAX_HEADERS, header_name_problem, header_value_problem
 from dispatcher.console.formatting import sentence
 from dispatcher.console.pages.fields import (
@@ -99,7 +99,7 @@ class WebhookForm:
         rows = headers.items() if isinstance(headers, dict) else ()
         form.headers = [
             HeaderRow(name, value)
-            if isinstance(value, str) and not speaks_of_a_secret(name)
+            if isinstance(value, str) and not suggests_a_secret(name)
             else HeaderRow(name, is_stored=True)
             for name, value in rows
         ] or [HeaderRow()]
@@ -367,4 +367,4 @@ def with_placeholders(draft: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _is_secret(row: HeaderRow) -> bool:
-    return bool(row.value) and speaks_of_a_secret(row.name)
+    return bool(row.value) and suggests_a_secret(row.name)

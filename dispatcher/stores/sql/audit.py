@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import suggests_a_secret
 from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
@@ -130,7 +130,7 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
     if path[0] == HEADERS:
         return f"<secret {_digest(value)}>"
     named_by_tenant = [name for at, name in enumerate(path) if {"claims", "parameters"} & set(path[:at])]
-    if any(map(speaks_of_a_secret, named_by_tenant)):
+    if any(map(suggests_a_secret, named_by_tenant)):
         return f"<secret {_digest(value)}>"
     if path[-1] in ("url", "token_url") and isinstance(value, str):
         return _origin_of(value)
