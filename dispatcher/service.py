@@ -53,7 +53,7 @@ from dispatcher.server_certificate import certificate_problems
 from dispatcher.status import EventFlow, ServiceStatus
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
-from dispatcher.tasks import stop_on_signals, unless
+from dispatcher.tasks import stop_on_signals, unless_stopped
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 from dispatcher.telemetry.tenant_metrics import TenantMetrics
@@ -260,10 +260,10 @@ class Service:
         """Runs the producer, then the consumers, until `stop`."""
         async with AsyncExitStack() as parts:
             opening = parts.enter_async_context(Producer(self._settings.kafka, self._kafka_problems))
-            producer = await unless(self._stop, opening)
+            producer = await unless_stopped(self._stop, opening)
             if producer is None:
                 return
-            former = await unless(self._stop, self._find_former_topics())
+            former = await unless_stopped(self._stop, self._find_former_topics())
             if former is None:
                 return
             history = await parts.enter_async_context(open_history(self._settings))

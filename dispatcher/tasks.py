@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 import structlog
 
 Key = TypeVar("Key")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-async def end(*tasks: "asyncio.Task[object]") -> None:
+async def cancel_and_wait(*tasks: "asyncio.Task[object]") -> None:
     """Cancels the tasks that still run and waits until each has ended. Their exceptions stay with them."""
     for task in tasks:
         task.cancel()
@@ -20,19 +20,19 @@ async def end(*tasks: "asyncio.Task[object]") -> None:
         await asyncio.wait(tasks)
 
 
-async def set_within(event: asyncio.Event, most_s: float) -> bool:
-    """Waits for the event, at most `most_s` seconds. Returns True as soon as it is set, else False."""
+async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Waits for the event, at most `timeout_s` seconds. Returns whether it is set."""
     try:
-        async with asyncio.timeout(most_s):
+        async with asyncio.timeout(timeout_s):
             return await event.wait()
     except TimeoutError:
         return False
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -> Answer | None:
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, Result]) -> Result | None:
     """Runs `work` until it returns or `stop` is set. Returns its result; None after `stop`, which cancels it.
 
-    Raises what the work raises.
+    Raises what `work` raises.
     """
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
@@ -40,13 +40,13 @@ async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        await end(working, stopping)
+        await cancel_and_wait(working, stopping)
 
 
 async def with_end(
-    work: Coroutine[object, object, Answer], clean_up: Callable[[], Coroutine[object, object, None]]
-) -> Answer:
-    """Runs `work`, and then `clean_up`, whatever happened. Returns what the work returns; raises what either raises.
+    work: Coroutine[object, object, Result], clean_up: Callable[[], Coroutine[object, object, None]]
+) -> Result:
+    """Runs `work`, and then `clean_up`, whatever happened. Returns what `work` returns; raises what either raises.
 
     For compiled modules, which must not await while an exception is handled (docs/decisions/0008).
     """
@@ -56,14 +56,14 @@ async def with_end(
         await clean_up()
 
 
-async def together_until(stop: asyncio.Event, works: Mapping[str, Coroutine[object, object, None]]) -> None:
-    """Runs all works at once, as tasks of these names, until `stop` is set, which cancels them.
+async def together_until(stop: asyncio.Event, work: Mapping[str, Coroutine[object, object, None]]) -> None:
+    """Runs coroutines concurrently until `stop` is set, which cancels them. The keys name their tasks.
 
     Raises:
-        ExceptionGroup: a work has failed; the others were cancelled.
+        ExceptionGroup: one of them has failed; the others were cancelled.
     """
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(work, name=name) for name, work in works.items()]
+        running = [tasks.create_task(one, name=name) for name, one in work.items()]
         await stop.wait()
         for task in running:
             task.cancel()
@@ -91,13 +91,13 @@ class Backoff:
         await asyncio.sleep(self.next_s())
 
 
-class SingleFlight(Generic[Key, Answer]):
+class SingleFlight(Generic[Key, Result]):
     """Runs at most one task per key at a time; callers that come meanwhile share the task and its result."""
 
     def __init__(self, name: str) -> None:
         """Starts without tasks. `name`: the name of the tasks, for debugging."""
         self._name = name
-        self._tasks: dict[Key, asyncio.Task[Answer]] = {}
+        self._tasks: dict[Key, asyncio.Task[Result]] = {}
 
     def __len__(self) -> int:
         """Returns the number of keys with a task in progress."""
@@ -107,7 +107,7 @@ class SingleFlight(Generic[Key, Answer]):
         """Returns True if a task is in progress that new callers share."""
         return key in self._tasks
 
-    def start(self, key: Key, work: Callable[[], Coroutine[object, object, Answer]]) -> "asyncio.Task[Answer]":
+    def start(self, key: Key, work: Callable[[], Coroutine[object, object, Result]]) -> "asyncio.Task[Result]":
         """Returns the key's task in progress, or starts one that runs `work`.
 
         Wait for it with `asyncio.wait`: awaiting the task itself would cancel it when one of its callers is cancelled.
@@ -132,9 +132,9 @@ class SingleFlight(Generic[Key, Answer]):
 
     async def close(self) -> None:
         """Cancels the tasks in progress and waits for their end."""
-        await end(*self._tasks.values())
+        await cancel_and_wait(*self._tasks.values())
 
-    def _finished(self, key: Key, task: "asyncio.Task[Answer]") -> None:
+    def _finished(self, key: Key, task: "asyncio.Task[Result]") -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key]
         if not task.cancelled():
@@ -144,14 +144,14 @@ class SingleFlight(Generic[Key, Answer]):
 @contextmanager
 def stop_on_signals(
     stop: asyncio.Event,
-    at_once: Callable[[], object] | None = None,
+    on_further_signal: Callable[[], object] | None = None,
     log: structlog.stdlib.BoundLogger | None = None,
 ) -> Iterator[None]:
-    """Sets `stop` at the first SIGTERM or SIGINT, and calls `at_once` at each further one.
+    """Sets `stop` at the first SIGTERM or SIGINT, and calls `on_further_signal` at each further one.
 
     Args:
-        at_once: ends what is still in progress. Without it, a second signal has its default effect on the process.
-        log: has a line for each signal.
+        on_further_signal: ends what is still in progress. Without it, a second signal has its default effect.
+        log: receives a line for each signal.
     """
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -165,12 +165,12 @@ def stop_on_signals(
             if log is not None:
                 log.info("stopping: finishing what is under way", signal=number.name)
             stop.set()
-            if at_once is None:
+            if on_further_signal is None:
                 restore()
-        elif at_once is not None:
+        elif on_further_signal is not None:
             if log is not None:
                 log.warning("second signal: stopping at once", signal=number.name)
-            at_once()
+            on_further_signal()
 
     for number in numbers:
         loop.add_signal_handler(number, received, number)

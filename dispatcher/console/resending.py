@@ -18,7 +18,7 @@ from dispatcher.console.webhook_state import WebhookState, state_of
 from dispatcher.contract.search_text import first_known
 from dispatcher.errors import ConfigError, DispatcherError, NotFound
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
-from dispatcher.tasks import end
+from dispatcher.tasks import cancel_and_wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
     try:
         await asyncio.wait(checks)
     finally:
-        await end(*checks)
+        await cancel_and_wait(*checks)
     if failed := [error for check in checks if (error := check.exception()) is not None]:
         raise failed[0]
     delivered, dead, webhook_state = checks[0].result(), checks[1].result(), checks[2].result()

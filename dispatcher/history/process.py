@@ -20,7 +20,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.webhook_file import Rules
-from dispatcher.tasks import end, stop_on_signals
+from dispatcher.tasks import cancel_and_wait, stop_on_signals
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class HistoryProcess:
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await end(*tasks)
+                await cancel_and_wait(*tasks)
         for task in done:
             task.result()
         log.info("stopped", status=0)

@@ -21,7 +21,7 @@ from dispatcher.stores.sql.history_evidence import CLOCKS_DIFFER_MS
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.repeating import keep_trying
-from dispatcher.tasks import Backoff, end
+from dispatcher.tasks import Backoff, cancel_and_wait
 from dispatcher.telemetry import metrics
 
 EXPIRE_EVERY_S: Final = 600.0
@@ -95,7 +95,7 @@ class HistoryWorker:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end(*tasks)
+            await cancel_and_wait(*tasks)
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error

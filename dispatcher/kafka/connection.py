@@ -17,7 +17,7 @@ from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Answer, Backoff
+from dispatcher.tasks import Backoff, Result
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -124,12 +124,12 @@ async def stopped(client: Client) -> None:
 
 async def until_answered(
     what: str,
-    ask: Callable[[], Coroutine[object, object, Answer]],
+    ask: Callable[[], Coroutine[object, object, Result]],
     settings: KafkaSettings | None = None,
     problems: KafkaProblems | None = None,
     *,
     group_id: str = "",
-) -> Answer:
+) -> Result:
     """Calls `ask` until a broker answers, with growing waits, and returns its result.
 
     `problems` receives the reason for a missing answer; without it, the reason is logged once a minute.

@@ -147,13 +147,13 @@ class Consumer:
         await with_end(self._read_until_stopped(client), partial(self._end, client))
 
     async def _read_until_stopped(self, client: GroupClient) -> None:
-        works = {
+        work = {
             "poll": self.session.poll(partial(self._poll, client)),
             "commit": self._committer.run(client, self.owned),
             "positions": self._checker.run(client),
             "watch": self.session.watch(client, self._partitions.keys, self._on_ends),
         }
-        await together_until(self.session.stopping, {f"{name} {self.group_id}": one for name, one in works.items()})
+        await together_until(self.session.stopping, {f"{name} {self.group_id}": one for name, one in work.items()})
         await self._drain(client)
 
     def stop(self) -> None:

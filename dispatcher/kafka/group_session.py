@@ -21,7 +21,7 @@ from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Backoff, set_within, unless
+from dispatcher.tasks import Backoff, set_within, unless_stopped
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 
@@ -91,7 +91,7 @@ class GroupSession:
     async def connect(self, join: Callable[[], Coroutine[object, object, Joined]]) -> Joined | None:
         """Joins the group; waits for a broker that is away. Returns None if the consumer is stopped first."""
         connecting = until_answered(self.source, join, self._settings, self.problems, group_id=self.group_id)
-        return await unless(self.stopping, connecting)
+        return await unless_stopped(self.stopping, connecting)
 
     def on_assigned(self) -> None:
         """Notes that the group has assigned partitions, maybe none."""

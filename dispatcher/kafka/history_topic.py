@@ -23,7 +23,7 @@ from dispatcher.contract.history import MAX_RECORD, HistoryEntry, encode_records
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.kafka.connection import connection_arguments, stopped
 from dispatcher.kafka.topics import history_topic
-from dispatcher.tasks import Backoff, end, set_within
+from dispatcher.tasks import Backoff, cancel_and_wait, set_within
 from dispatcher.telemetry import metrics
 
 FLUSH_S: Final = 1.0
@@ -73,7 +73,7 @@ class HistoryTopic:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._task is not None:
-            await end(self._task)
+            await cancel_and_wait(self._task)
         await self._close()
 
     async def _run(self) -> None:

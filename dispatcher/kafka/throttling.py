@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dispatcher.tasks import end
+from dispatcher.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from aiokafka.client import AIOKafkaClient
@@ -61,4 +61,4 @@ async def answered(client: "AIOKafkaClient", node_id: int | None, asking: Awaita
             if not is_throttled(client, node_id) or loop.time() >= gives_up_at:
                 raise TimeoutError
     finally:
-        await end(task)
+        await cancel_and_wait(task)

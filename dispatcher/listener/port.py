@@ -24,7 +24,7 @@ from dispatcher.listener.connection import GuardedConnection
 from dispatcher.listener.peers import Networks, address_of
 from dispatcher.listener.sockets import listening_sockets
 from dispatcher.server_certificate import ServerCertificate
-from dispatcher.tasks import end
+from dispatcher.tasks import cancel_and_wait
 from dispatcher.telemetry import metrics
 from dispatcher.transport.failures import is_local
 
@@ -149,11 +149,11 @@ class Listener:
         for server in self._servers:
             server.close()
         accepting = [task for task in self._tasks if task.get_name().endswith("accepting")]
-        await end(*accepting)
+        await cancel_and_wait(*accepting)
         for connection in [one for one in self._connections if one.is_in_handshake]:
             connection.close()
         await self._runner.cleanup()
-        await end(*self._tasks)
+        await cancel_and_wait(*self._tasks)
 
     # Connections
 

@@ -33,7 +33,7 @@ from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.notification_store import OPERATOR, Channel, Message, MessageStatus, NotificationStore
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.stores.sql.repeating import keep_trying
-from dispatcher.tasks import Backoff, end
+from dispatcher.tasks import Backoff, cancel_and_wait
 from dispatcher.telemetry import metrics
 from dispatcher.transport import open_transport
 
@@ -188,7 +188,7 @@ class Notifier:
             await asyncio.wait(sending, timeout=GRACE_S)
             raise
         finally:
-            await end(*sending)
+            await cancel_and_wait(*sending)
 
     async def _send_and_log(self, message: Message) -> None:
         try:

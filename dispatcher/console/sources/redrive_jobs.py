@@ -20,7 +20,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyRunning, Busy, DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.stores.sql.records import Orgs
-from dispatcher.tasks import end
+from dispatcher.tasks import cancel_and_wait
 from dispatcher.telemetry import metrics
 
 RATE: Final = 100.0
@@ -74,7 +74,7 @@ class RunningJob:
             await asyncio.wait({task}, timeout=STOP_S)
             raise
         finally:
-            await end(task)
+            await cancel_and_wait(task)
 
 
 JobFunction = Callable[[RunningJob], Awaitable[None]]
