@@ -1,9 +1,9 @@
 """Runs the dispatcher's process: builds every part once, starts them in order, and stops them in reverse.
 
-Start: webhooks read, ops endpoint up, transport open, producer connected (a broker that is away is waited for), then
-the consumers. Stop, on SIGTERM or SIGINT: readiness goes, reading stops, requests under way finish within
-`delivery.drain_timeout`, positions are committed, the group is left, producer, transport and ops endpoint close. A
-second signal cancels what is still under way: nothing is lost by it, only repeated.
+Start: reads the webhooks, opens the ops port and the transport, connects the producer (and waits for a broker that is
+away), then runs the consumers. Stop, on SIGTERM or SIGINT: reports that it isn't ready, stops reading, lets requests
+under way finish within `delivery.drain_timeout`, commits positions, leaves the groups, and closes producer, transport
+and ops port. A second signal cancels what is still under way: that loses nothing, but is repeated later.
 """
 
 import asyncio
@@ -186,10 +186,10 @@ class Service:
         self._policy = RetryPolicy.of(settings.retry)
         self._tenants = TenantMetrics(settings.metrics)
         kafka = settings.kafka
-        self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
+        self._fresh_limit = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
         OPEN_BATCHES.set_limits(kafka.max_unfinished_bytes)
-        self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
-        self._lanes = LaneScheduler(settings.delivery, self._fresh)
+        self._parked_limit = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
+        self._lanes = LaneScheduler(settings.delivery, self._fresh_limit)
         self._event_log = EventLog()
         self._stop = asyncio.Event()
         self._kafka_problems = KafkaProblems()
@@ -210,7 +210,7 @@ class Service:
         async with AsyncExitStack() as parts:
             source = await parts.enter_async_context(open_source(settings.webhooks, webhook_rules(settings)))
             await asyncio.to_thread(_log_warnings, settings, source)  # it looks into directories
-            status = self._status(source)
+            status = self._create_status(source)
             cache = WebhookCache(source, settings.webhooks)
             edits = WebhookEdits(source, cache, self._lanes, status)
             source.on_change(edits.apply)
@@ -234,10 +234,10 @@ class Service:
         log.info("stopped", status=exit_status)
         return exit_status
 
-    def _status(self, source: WebhookSource) -> ServiceStatus:
+    def _create_status(self, source: WebhookSource) -> ServiceStatus:
         status = ServiceStatus(
-            source, self._lanes, self._tenants, (self._fresh, self._parked), self._kafka_problems, self._topic_watch,
-            self._stop,
+            source, self._lanes, self._tenants, (self._fresh_limit, self._parked_limit), self._kafka_problems,
+            self._topic_watch, self._stop,
         )  # fmt: skip
         status.configure_metrics()
         return status
@@ -311,7 +311,7 @@ class Service:
         )  # fmt: skip
         consumers = self._create_consumers(process, fast_path, retry_topics)
         held_events = HeldEvents(
-            _membership_of_topics(settings.kafka, [held.topic]), held, process, edits.are_awaited,
+            _with_member_name(settings.kafka, [held.topic]), held, process, edits.are_awaited,
             self._policy.max_age_s, settings.delivery.drain_timeout,
             problems=self._kafka_problems, on_fenced=self._stop.set, event_log=self._event_log,
             clock=self._clock_check.age_now,
@@ -342,7 +342,7 @@ class Service:
         self, process: ProcessRecord, fast_path: FastPath, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
-        retry = _membership_of_topics(kafka, retry_topics.topics)
+        retry = _with_member_name(kafka, retry_topics.topics)
         permits = self._lanes.permits
 
         def in_flight() -> int:
@@ -350,13 +350,13 @@ class Service:
 
         return (
             Consumer(
-                kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
+                kafka, [kafka.topic], kafka.group_id, process, self._fresh_limit, drain,
                 fast_path=fast_path, in_flight=in_flight, on_fenced=self._stop.set,
                 problems=self._kafka_problems, on_append=self._clock_check.note_append, event_log=self._event_log,
                 find_earlier_start=partial(find_earlier_start, self._settings),
             ),
             Consumer(
-                retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked, drain,
+                retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked_limit, drain,
                 due_in_s=retry_topics.due_in_s, in_flight=in_flight, on_fenced=self._stop.set,
                 problems=self._kafka_problems, on_append=self._clock_check.note_append, event_log=self._event_log,
             ),
@@ -377,7 +377,7 @@ async def _finished(flow: "asyncio.Task[None]", status: ServiceStatus) -> int:
     return FENCED if any(session.fenced for session in status.sessions) else 0
 
 
-def _membership_of_topics(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
+def _with_member_name(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
     """Returns the settings with a static member name that depends on the topics.
 
     A static member that comes back under its name gets the partitions that it had, even if it subscribes to other
