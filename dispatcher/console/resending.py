@@ -88,7 +88,7 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
     """
     raise_if_skipped(webhook)
     order = await _with_known_campaign(services, webhook, order)
-    # At once, because a person waits: each takes seconds if the broker does not answer.
+    # Concurrently, because a person waits, and each takes seconds if the broker does not answer.
     checks = (
         asyncio.create_task(_check_delivered(services, webhook, order)),
         asyncio.create_task(_count_dead(services, webhook, order)),
@@ -152,7 +152,11 @@ async def _count_dead(services: Services, webhook: StoredWebhook, order: ResendO
 def would_be_skipped(
     services: Services, webhook: StoredWebhook, ids: frozenset[str] | None, query: DeadQuery
 ) -> tuple[SkippedCount, ...]:
-    """Returns how many dead events, some (`ids`) or all that match, the webhook would skip, as far as they are kept."""
+    """Returns how many of the dead events the webhook would skip, by reason, as far as the console keeps them.
+
+    Args:
+        ids: the selected events, for which `query` is ignored; None for all that match it.
+    """
     config = _config_of(webhook)
     return () if config is None else services.dead_events.would_be_skipped(webhook.tenant, config, ids=ids, query=query)
 
@@ -206,16 +210,7 @@ async def start_resend(
     if not jobs:
         raise next(iter([*problems.values(), *missing]), NotFound("no event matches"))
     for job in jobs:
-        details: dict[str, JsonValue] = {
-            "job": job.id,
-            "events": job.total,
-            "kind": job.kind,
-            "chosen": bool(order.query.event_ids),
-            **({"at_least": True} if job.total_is_at_least else {}),
-        }
-        await services.audit.record(
-            AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details
-        )
+        await _audit_start(services, person, webhook, order, job)
     failed = [
         services.dead_events.add_failed_job(webhook.tenant, person.name, kind, error.for_tenants)
         for kind, error in problems.items()
@@ -223,8 +218,27 @@ async def start_resend(
     return (*jobs, *failed)
 
 
+async def _audit_start(
+    services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder, job: RedriveModel
+) -> None:
+    details: dict[str, JsonValue] = {
+        "job": job.id,
+        "events": job.total,
+        "kind": job.kind,
+        "chosen": bool(order.query.event_ids),
+        **({"at_least": True} if job.total_is_at_least else {}),
+    }
+    await services.audit.record(
+        AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details
+    )
+
+
 async def _start_redrive(services: Services, person: Person, webhook: StoredWebhook, query: DeadQuery) -> RedriveModel:
-    """Starts a job that reads the whole dead-letter topic: the console's memory may lack events. Raises NotFound."""
+    """Starts a job that reads the whole dead-letter topic, because the console may not have all of it in memory.
+
+    Raises:
+        NotFound: nothing matches.
+    """
     dead = services.dead_events
     if dead.problem is None and not (await dead.count_matching(webhook.tenant, query)).events:
         raise NotFound("no dead event matches")
