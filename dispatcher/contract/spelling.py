@@ -22,7 +22,7 @@ Tree = dict[str, object]
 _NAMESPACE: Final = "https://ns.adobe.com/"
 _LONG_KEYS: Final = ("xdm:", "@", _NAMESPACE)
 _KNOWN_LONG_KEYS: Final = ("xdm:", "@", f"{_NAMESPACE}experience/customerJourneyManagement")
-"""Of the fields that the reader knows. The typed reader's caller looks for the same."""
+"""Beginnings of the long keys of fields that the reader knows. `read_envelope` searches a value for the same."""
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -48,8 +48,8 @@ def objects_of(document: bytes) -> tuple[Raw | None, Mapping[str, Raw]]:
         raise UnreadableEvent(f"not JSON: {str(error).removeprefix('JSON is malformed: ')[:200]}") from None
     except RecursionError:
         raise UnreadableEvent("not JSON: nested too deeply") from None
-    body = _opened(envelope.get("body"))
-    entity = None if body is None else _opened(body.get("xdmEntity"))
+    body = _fields_of(envelope.get("body"))
+    entity = None if body is None else _fields_of(body.get("xdmEntity"))
     if entity is None:
         raise UnreadableEvent(f"{'body' if body is None else 'body.xdmEntity'}: missing, or not an object")
     return envelope.get("header"), entity
@@ -75,22 +75,23 @@ def respelled(header: Raw | None, entity: Mapping[str, Raw]) -> Tree:
     is_long, known = has_long_spelling(entity), Tree()
     for key, value in entity.items():
         path = list(_path(key))
-        if len(path) > 1 or _counts(key, path[0], entity):
-            _place(known, path, value, is_long=is_long)
+        if len(path) > 1 or _takes_effect(key, path[0], entity):
+            _add(known, path, value, is_long=is_long)
     tree: Tree = {"body": {"xdmEntity": known}}
     if header is not None:
-        tree["header"] = _known(header, HEADER, is_long=False)
+        tree["header"] = _known_part(header, HEADER, is_long=False)
     return tree
 
 
-def _place(known: Tree, path: list[str], value: Raw, *, is_long: bool) -> None:
+def _add(known: Tree, path: list[str], value: Raw, *, is_long: bool) -> None:
+    """Adds a value to the entity's known fields, if the reader knows the field at this path."""
     field: Field | None = ENTITY
     for step in path:
         field = field.fields.get(step) if isinstance(field, Group) else None
         if field is None:
             return
     if field is not None:
-        _merge(known, path, _known(value, field, is_long=is_long))
+        _merge(known, path, _known_part(value, field, is_long=is_long))
 
 
 def _path(key: str) -> Iterator[str]:
@@ -107,6 +108,7 @@ def _path(key: str) -> Iterator[str]:
 
 
 def _merge(into: Tree, path: list[str], value: object) -> None:
+    """Sets the value at a path, and makes the objects on the way. Merges an object into one that is there."""
     for step in path[:-1]:
         inner = into.get(step)
         if not isinstance(inner, dict):
@@ -120,11 +122,11 @@ def _merge(into: Tree, path: list[str], value: object) -> None:
         into[last] = value
 
 
-def _known(value: Raw, field: Field, *, is_long: bool) -> object:
-    """Opens the objects that the reader looks into: of a key that occurs twice the last value remains."""
+def _known_part(value: Raw, field: Field, *, is_long: bool) -> object:
+    """Returns the fields of a value that the reader knows, each once; a value that isn't an object as it came."""
     if isinstance(field, Value):
         return _with_short_keys(value) if is_long and field.is_passed_on else value
-    fields = _opened(value)
+    fields = _fields_of(value)
     if fields is None:
         return value
     if isinstance(field, Namespaces):  # `https://data.adobe.io/entities/namespace/4` is data and stays as it is
@@ -132,20 +134,20 @@ def _known(value: Raw, field: Field, *, is_long: bool) -> object:
     found: Tree = {}
     for key, inner in fields.items():
         name = _short_key(key) if key.startswith(_KNOWN_LONG_KEYS) else key
-        if name in field.fields and _counts(key, name, fields):
-            _merge(found, [name], _known(inner, field.fields[name], is_long=is_long))
+        if name in field.fields and _takes_effect(key, name, fields):
+            _merge(found, [name], _known_part(inner, field.fields[name], is_long=is_long))
     return found
 
 
 def _known_identities(value: Raw, identity: Group) -> object:
     try:
-        return [_known(one, identity, is_long=False) for one in _decode_array(value)]
+        return [_known_part(one, identity, is_long=False) for one in _decode_array(value)]
     except (msgspec.MsgspecError, RecursionError):
         return value
 
 
-def _counts(key: str, short: str, fields: Mapping[str, Raw]) -> bool:
-    """Returns False for a long key if its object has the short key too."""
+def _takes_effect(key: str, short: str, fields: Mapping[str, Raw]) -> bool:
+    """Returns False for a long key if its object has the short key too, unless that is null."""
     return key == short or fields.get(short, NULL) == NULL
 
 
@@ -173,7 +175,7 @@ def _with_short_keys(value: Raw) -> Raw:
     return Raw(_PERHAPS_LONG.sub(lambda match: written.get(match[0], match[0]), text))
 
 
-def _opened(value: Raw | None) -> dict[str, Raw] | None:
+def _fields_of(value: Raw | None) -> dict[str, Raw] | None:
     """Returns an object's values by key; None if it isn't an object."""
     try:
         return None if value is None else _decode_object(value)
