@@ -44,7 +44,7 @@ class Subscription:
 class Webhook:
     """A webhook in a store. It is compared by identity; a store creates a new one only when something changed.
 
-    Where only the source has changed, the new one shares the configuration of the old one.
+    If only the source has changed, the new one shares the configuration of the old one.
     """
 
     config: WebhookConfig

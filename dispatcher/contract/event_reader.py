@@ -47,7 +47,7 @@ def read_envelope(value: bytes | None) -> Envelope | OtherEvent:
         raise UnreadableEvent("the record has no value (a tombstone)")
     if not value or value[0] != _OPEN:
         value = unframed(value)
-    has_escapes = value.find(b"\\") >= 0  # bytes take an exception to find out that `in` was not asked for a number
+    has_escapes = value.find(b"\\") >= 0  # not `in`, which raises and drops an exception
     if (has_escapes or not value.isascii()) and needs_repair(value):
         value = repaired(value)
     try:

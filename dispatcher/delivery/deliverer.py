@@ -41,10 +41,10 @@ log = structlog.get_logger(__name__)
 
 
 _NOT_SOON: Final = LaneRefusal(ParkReason.LANE_FULL, 0)
-"""There is no quick try: the event is parked for what its last attempt showed."""
+"""Refusal of a quick retry: the event is parked with the reason of its last attempt."""
 
 IsCurrent = Callable[[Webhook], bool]
-"""Whether a webhook is still the one to use, without waiting for a store."""
+"""Returns whether a webhook is still the one to use, without waiting for a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Deliverer:
             last = await self._try_soon(lane, pending, last)
         return last.concluded()
 
-    # What a direct attempt needs
+    # Used by direct attempts, too
 
     @property
     def is_busy_closing(self) -> bool:
@@ -205,7 +205,7 @@ class Deliverer:
 
         async def again() -> AttemptResult:
             nonlocal last
-            if pending.processing.epoch.lease.is_over:  # parked by the partition's owner, with its attempts
+            if pending.processing.epoch.lease.is_over:  # no POST without the lease: the event is parked
                 last = AttemptResult(last.number, last.attempt, last.judgement, refusal=_NOT_SOON)
                 return last
             if not self.is_current(pending.webhook):
@@ -301,7 +301,7 @@ class Deliverer:
             return await self._transport.post(self._request(pending, destination, number, self._clock(), None))
         attempt, sent = await self._post_with_token(pending, destination, number)
         if attempt.status == 401 and sent is not None and destination.authenticator.invalidate(sent, now=self._clock()):
-            # A token that we fetched may have been revoked: one fresh one, at once, with the same permit.
+            # The token may have been revoked: try once with a fresh one, at once, with the same permit.
             attempt, _ = await self._post_with_token(pending, destination, number)
         return attempt
 

@@ -52,7 +52,7 @@ _TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}(\.[\w-]*)*|(?<=\bbearer )\S+", re.IG
 _HEADER_VALUE: Final = re.compile(
     r"-?[0-9.]{1,40}|[A-Za-z]{3,9},? [0-9A-Za-z: -]{10,24}( GMT)?|disable|abort-message", re.IGNORECASE
 )
-"""Seconds, a date (RFC 9110, section 5.6.7), or a wish of the endpoint."""
+"""Seconds, a date (RFC 9110, section 5.6.7), or a value of `webhook-delivery`."""
 _SCHEME: Final = re.compile(
     r"\s*(basic|bearer|digest|dpop|hoba|mutual|negotiate|ntlm|oauth|scram-sha-1|scram-sha-256|vapid)(?![^\s,])",
     re.IGNORECASE,
@@ -86,7 +86,7 @@ class HistoryRecorder:
         """Set when a record is full."""
 
     def ids_of(self, event: DeliveryEvent) -> EventIds:
-        """Returns the ids that all entries of the event repeat. Called once, so that no address is kept meanwhile."""
+        """Returns the ids that all entries of the event repeat. Called once, so that its address needn't be kept."""
         execution, request_id, event_id = event.execution, event.request_id, event.event_id
         execution_id, campaign_id = execution.execution_id, execution.campaign_id
         recipient = None
@@ -125,7 +125,7 @@ class HistoryRecorder:
             pending.status[:MAX_ID],
             ids.recipient,
             number,
-            int(attempt.elapsed_s * 10_000 + 0.5) / 10,  # a third of what `round` takes
+            int(attempt.elapsed_s * 10_000 + 0.5) / 10,  # takes a third of the time of `round`
             attempt.status,
             "delivered" if is_delivered else judgement.verdict.name.lower(),
         )
@@ -162,7 +162,7 @@ class HistoryRecorder:
     def record_parked(
         self, event: DeliveryEvent, origin: Origin, reason: ParkReason, attempts: int, due_at: float, detail: str
     ) -> None:
-        """Records an event that was written to a retry topic. `due_at` is Unix time, seconds."""
+        """Records an event that was written to a retry topic or to the held events. `due_at`: Unix seconds."""
         outcome = HistoryOutcome.HELD if reason in CONFIGURATION_REASONS else HistoryOutcome.PARKED
         entry = self._entry(outcome, event, origin, reason.value, attempts, detail)
         entry.due_at = int(due_at * 1000)

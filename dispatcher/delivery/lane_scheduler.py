@@ -27,9 +27,9 @@ from dispatcher.telemetry import metrics
 
 IDLE_S = 60.0
 """Time without activity after which a lane is freed, unless it remembers failures of its endpoint."""
-_RETRY_TURN: Final = 4
-_CROWDED: Final = 0.8
-_MOST_OF_ROOM: Final = 0.75
+_RETRY_TURN: Final = 4  # of this many permits of a lane, one goes to a retry
+_CROWDED: Final = 0.8  # share of the read-ahead limit from which on the process has no room
+_MOST_OF_ROOM: Final = 0.75  # share of that limit that one of two lanes may hold
 _TICK_S: Final = 1.0
 _SAME_TIME_S: Final = 0.001
 """Timers that differ by less are not set again: what is left of a wait is computed again each time."""
@@ -65,7 +65,7 @@ class Lane:
         self._new: deque[Waiter] = deque()
         self._retries: deque[Waiter] = deque()
         self._since_retry = 0
-        """Permits of new events since a retry had one."""
+        """Permits granted to new events since a retry last got one."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -219,7 +219,7 @@ class Lane:
         if self._timer is not None:
             if self._timer.when() <= now + wait + _SAME_TIME_S:
                 return
-            self._timer.cancel()  # of a hold or rate that an edit has lifted
+            self._timer.cancel()  # it was set for a hold or rate that an edit has lifted
         self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
 
     def _wake(self) -> None:
@@ -364,7 +364,7 @@ class LaneScheduler:
             if lane.waiting:
                 lane.refuse_stale(now)
             if lane.waiting:
-                # What was set aside for want of a share of permits has no event of its own that brings it back.
+                # A lane that was set aside because permits are scarce has no timer or answer that brings it back.
                 self.enqueue(lane)
         self.permits.is_busy = False
 

@@ -46,9 +46,9 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
 def skipped_by_lists(
     wanted: Subscription, channel: str | None, status: str | None, campaign_id: str | None
 ) -> SkipReason | None:
-    """Returns the list of the webhook that lacks an event's value, as the reason to skip it, or None.
+    """Returns the reason to skip an event whose channel, status or campaign the webhook doesn't list, or None.
 
-    A value that is None is in every list.
+    A value that is None counts as listed.
     """
     if channel is not None and channel not in wanted.channels:
         return SkipReason.CHANNEL

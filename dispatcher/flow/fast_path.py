@@ -67,11 +67,9 @@ class FastPath:
         self._is_sampled = is_sampled
 
     def start(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
-        """Delivers or skips the record without awaiting, or calls `on_fallback`.
+        """Delivers or skips the record without awaiting, or calls `on_fallback`. Never raises for a record's content.
 
         Returns the attempt in progress, or None if the record is finished or fell back.
-
-        Never raises because of a record's content.
         """
         try:
             decided = self._decide(record, processing)

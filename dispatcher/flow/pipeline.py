@@ -105,7 +105,8 @@ class Pipeline:
             age_clock or clock, chance,
         )  # fmt: skip
         self._brakes = self._undelivered.brakes
-        self._tells_all = log.is_enabled_for(logging.DEBUG)  # evaluated once: most events are logged at this level only
+        # Looked up once: delivered and skipped events are logged at this level only.
+        self._tells_all = log.is_enabled_for(logging.DEBUG)
 
     @property
     def brakes(self) -> dict[tuple[str, int], DeadLetterBrake]:
@@ -122,9 +123,9 @@ class Pipeline:
             processing: what is left to do, if the record was processed before and an attempt was judged.
 
         Raises:
-            StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is processed again.
+            StoreUnavailable, NotWritten, BrakeEngaged: it can't have an outcome now, and has to be processed again.
             StillHeld: a record of the topic of held events still has to wait.
-            Draining: the partition is no longer ours or the process stops, and nothing has happened.
+            Draining: the partition is no longer ours or the process stops, and nothing was sent or written.
         """
         if processing.resume is not None:
             return await processing.resume()
@@ -143,7 +144,7 @@ class Pipeline:
         """Returns the event in a record, or why it can't be read. Compiled code must not await in an `except`."""
         try:
             return read_record(record, origin, self._max_record_bytes)
-        except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
+        except Exception as error:  # noqa: BLE001  (it is dead-lettered with a reason, and logged with a traceback)
             return error
 
     def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
@@ -319,5 +320,5 @@ def _decided(
     """Returns what `decide` returns, or the bug that it met."""
     try:
         return decide(event, webhook)
-    except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
+    except Exception as error:  # noqa: BLE001  (it is dead-lettered with a reason, and logged with a traceback)
         return error

@@ -92,7 +92,7 @@ class UndeliveredEvents:
         """Keeps the topics and rules for events that can't be delivered now.
 
         Args:
-            brake: excess of records that die of an unreadable or internal reason at which a partition stops; 0: none.
+            brake: excess of unreadable and internal dead letters at which a partition stops; 0 if none stops.
             held_topic: topic of events that wait for a change of configuration; None: they wait in the retry tiers.
             age_clock: unix time up to which ages count. It isn't ahead of `clock`, and doesn't jump with it.
         """

@@ -56,10 +56,10 @@ def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> Ka
 async def check_kafka(settings: Settings) -> KafkaReport:
     """Connects with the settings and checks brokers, topics and permissions. Writes nothing, joins no group.
 
-    Waits `COORDINATOR_S` for coordinators: a new cluster has none in its first seconds.
+    Waits up to `COORDINATOR_S` for coordinators: a new cluster has none in its first seconds.
 
     Raises:
-        BrokerUnavailable: the brokers stopped to answer in the middle of it.
+        BrokerUnavailable: the brokers stopped answering during the check.
     """
     now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
     give_up_at = now() + COORDINATOR_S

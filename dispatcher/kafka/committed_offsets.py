@@ -19,9 +19,9 @@ from dispatcher.kafka.connection import admin_client
 from dispatcher.tasks import Backoff
 
 COORDINATOR_S: Final = 15.0
-"""How long a group's coordinator may be missing or not ready: a new cluster has none in its first seconds."""
+"""Time to wait for a coordinator that is missing or not ready: a new cluster has none in its first seconds."""
 NOT_READY: Final = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError)
-"""What brokers answer meanwhile: nothing coordinates the group, it has just moved, or its offsets are still loaded."""
+"""Errors of brokers meanwhile: the group has no coordinator, it has just moved, or it still loads the offsets."""
 
 
 async def committed_positions(
@@ -46,10 +46,12 @@ async def committed_offsets(
 ) -> dict[TopicPartition, OffsetAndMetadata]:
     """Returns what a group has committed, without the partitions that have no commit.
 
-    The partitions are named because not all brokers can list everything that a group has. Waits `COORDINATOR_S` for a
-    coordinator, and raises what the broker answered last if there is none by then.
+    The partitions are named because not all brokers can list everything that a group has. Waits up to
+    `COORDINATOR_S` for a coordinator, and then raises the broker's last error.
 
-    Raises what aiokafka raises; KeyError and AttributeError on odd answers, too.
+    Raises:
+        KafkaError, OSError, TimeoutError: no broker answers, or one refuses.
+        KeyError, AttributeError: aiokafka doesn't understand the answer.
     """
     if not partitions:
         return {}

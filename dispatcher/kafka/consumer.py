@@ -1,4 +1,4 @@
-"""Reads topics, processes each record to its outcome, and commits what is finished, and only that.
+"""Reads topics, processes each record to its outcome, and commits only what is finished.
 
 The records of a partition carry its `AssignmentEpoch`, which ends with the assignment: nothing is committed for a
 partition that isn't ours, and nothing is sent once the group may have given it to another member. `log_check` finds the
@@ -44,7 +44,7 @@ REVOKE_WAIT_S: Final = 5.0
 LOG_APPEND_TIME: Final = 1
 """`timestamp_type` of a record whose timestamp is the broker's."""
 BATCH: Final = 500
-"""Records of one poll."""
+"""Records of one poll, at most."""
 
 
 class Consumer:
@@ -191,7 +191,7 @@ class Consumer:
             self._forget(partitions)
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
-        """Ends the assignment of these partitions, and keeps what is finished of them."""
+        """Ends the assignment of these partitions, and remembers which of their records are finished."""
         self._cancel(one for one in partitions if not one.is_orphan)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
@@ -200,7 +200,7 @@ class Consumer:
             partition.forget()
 
     def _keep(self, partition: Partition) -> None:
-        """Goes on with the records that were read of a log that is gone."""
+        """Keeps the unfinished records of a log that is gone: they are finished here, as no other member has them."""
         partition.is_orphan = True
         if records := partition.unfinished:
             self._orphans.append(partition)
@@ -223,7 +223,7 @@ class Consumer:
         self._feeder.wake()
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """Replaces a partition whose log is gone. Its records are finished here; the successor starts without state."""
+        """Replaces a partition whose log is gone by one without state. The old one's records are still finished."""
         successor = self._partitions[partition.tp] = Partition(partition.tp, partition.epoch)
         partition.epoch = AssignmentEpoch(lease=self.session.lease)
         for item in partition.in_flight.values():
@@ -258,7 +258,7 @@ class Consumer:
         self._feeder.feed()
 
     def _take(self, client: GroupClient, partition: Partition, records: "list[Record]") -> None:
-        """Buffers what was fetched, if it is of the log that was read before."""
+        """Buffers the fetched records, unless their log may be another than the one that was read before."""
         if partition.probe is not None:
             self._checker.examine(client, partition, records, client.position_of(partition.tp))
         elif not partition.is_readable:
@@ -266,7 +266,7 @@ class Consumer:
         elif client.source_of(partition.tp) != partition.source or (
             records and records[0].offset < partition.next_offset
         ):
-            self._checker.suspect(partition)  # what was fetched is fetched again once that is known
+            self._checker.suspect(partition)  # the records are dropped, and fetched again once the log is checked
         elif records:
             if self._on_append is not None and records[-1].timestamp_type == LOG_APPEND_TIME:
                 self._on_append(records[-1].timestamp)
@@ -278,6 +278,7 @@ class Consumer:
             self._committer.request()
 
     def _suspect(self, tps: Iterable[TopicPartition]) -> None:
+        """Has the logs of these partitions checked: the broker has refused their positions."""
         for tp in tps:
             if tp in self._partitions:
                 self._checker.suspect(self._partitions[tp], is_out_of_range=True)

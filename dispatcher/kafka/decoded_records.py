@@ -1,4 +1,4 @@
-"""Makes a `Record` of each record that aiokafka decodes, in place of its own class, which takes longer to read."""
+"""Makes aiokafka return each record as a `Record` instead of its own class, whose fields take longer to read."""
 
 from typing import Any, Final
 
@@ -8,11 +8,11 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from dispatcher.contract.records import Record
 
 _NO_TIMESTAMP: Final = -1
-"""What newer formats carry for a record without a timestamp; the oldest has no field for it."""
+"""Timestamp of a record without one, as the message formats 1 and 2 write it; format 0 has no field for it."""
 
 
 def apply() -> None:
-    """Patches aiokafka's class."""
+    """Replaces the function of aiokafka that builds a record."""
     PartitionRecords._consumer_record = staticmethod(_record_of)  # noqa: SLF001
 
 

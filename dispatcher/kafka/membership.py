@@ -79,16 +79,16 @@ class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
 
 class GroupClient:
-    """aiokafka's consumer as a member of a group, with what its public side lacks.
+    """aiokafka's consumer as a member of a group, with functions that its public API lacks.
 
-    Positions are always given by `seek`: aiokafka's own rules for a position that is missing or gone are off.
+    The caller sets every position with `seek`: aiokafka's own rules for a position that is missing or gone are off.
     """
 
     def __init__(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         self._consumer = consumer
         self._sources = LogSources(consumer)
         self._deleted: tuple[object, set[str]] = (None, set())
-        """An assignment, and those of its topics that were seen without one of its partitions."""
+        """The latest assignment, and those of its topics whose metadata lacked one of its partitions."""
         self._revived_at = -math.inf
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
@@ -209,10 +209,10 @@ class GroupClient:
         await self._consumer.stop()
 
     def _revive(self) -> None:
-        """Starts a task of aiokafka's again that an unexpected error has ended; at most every 5 s.
+        """Restarts the tasks of aiokafka that an unexpected error has ended, at most every 5 s.
 
-        aiokafka doesn't. Without the one that fetches, polls just find nothing; without the one that keeps the
-        membership, they raise the same error for ever.
+        aiokafka doesn't. Without its task that fetches, polls find nothing; without the one that keeps the membership,
+        they raise the same error for ever.
         """
         fetcher, coordinator = self._consumer._fetcher, self._consumer._coordinator  # noqa: SLF001
         ended = [task for task in (fetcher._fetch_task, coordinator._coordination_task) if task.done()]  # noqa: SLF001
@@ -253,7 +253,7 @@ async def join(
     listener: Assignments,
     problems: KafkaProblems | None = None,
 ) -> GroupClient:
-    """Joins the group and returns the client, started; it commits nothing and chooses no position by itself.
+    """Joins the group and returns the started client, which commits nothing and chooses no position by itself.
 
     Raises what aiokafka raises if no broker answers.
     """
@@ -262,7 +262,7 @@ async def join(
         | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
         group_id=group_id,
         group_instance_id=settings.group_instance_id,
-        auto_offset_reset="none",  # `log_check` gives every position
+        auto_offset_reset="none",  # `log_check` and `held_start` find every position
         enable_auto_commit=False,
         partition_assignment_strategy=(group_coordinator.DispatcherAssignor,),
         isolation_level="read_committed",

@@ -29,7 +29,7 @@ LONGEST_REPEAT_S: Final = 30.0
 
 
 class FastPath(Protocol):
-    """Delivers records without a task: `flow.fast_path.FastPath`, or the simulation's, which watches each record."""
+    """Delivers records without a task. Implemented by `flow.fast_path`, and by a test double of the simulation."""
 
     def start(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
         """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
@@ -50,7 +50,7 @@ async def process_until_outcome(
     on_repeat: Callable[[], None],
     first_result: AttemptResult | None = None,
 ) -> bool:
-    """Repeats `process` until the record has an outcome. Returns False if its assignment has ended before.
+    """Repeats `process` until the record has an outcome. Returns False if its assignment ended first.
 
     Args:
         process: called with `first_result`, and with None when it is repeated.
@@ -81,7 +81,7 @@ async def process_until_outcome(
         if is_repeated:
             on_repeat()
             await backoff.wait()
-        else:  # not in the `except`: docs/decisions/0008
+        else:  # outside of the `except`, where compiled code must not await: docs/decisions/0008
             await session.until_member()
 
 
@@ -187,12 +187,12 @@ class RecordProcessor:
         """Removes a record that is over, with an outcome or without."""
         partition = item.partition
         del partition.in_flight[item.record.offset]
-        item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
+        item.direct_attempt = None  # breaks a reference cycle, so that neither waits for the garbage collector
         self._read_ahead.remove(item.size, self._loop.time())
         self._on_ended(partition)
 
     def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
-        item.resume = None  # it knows the item
+        item.resume = None  # breaks a reference cycle
         self._take_back(item)
         self.record_ended(item)
         if not task.cancelled() and task.exception() is not None:

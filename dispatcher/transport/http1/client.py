@@ -26,6 +26,7 @@ from dispatcher.transport.tls_contexts import TlsContexts
 DNS_CHECK_S: Final = 2.5
 """Seconds between an endpoint's checks for an outdated DNS answer. Answers older than 10 s are looked up again."""
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
+"""Failures of a connection that the server ended."""
 
 
 class _PreparedEndpoint:

@@ -1,9 +1,9 @@
 """Sends requests on one HTTP/1.1 connection, one at a time, and parses each answer within limits and a deadline.
 
-Anything but exactly one whole answer to the request makes the connection unusable: bytes
-behind the answer or between requests, an answer before the request was written, `connection: close`, a body beyond
-what is read, or one that is cut or framed in doubt. The status counts once the head is complete (docs/verdicts.md). One
-timer serves all deadlines; it is set again only if a deadline is earlier than the last one.
+A connection is reused only after exactly one whole answer to each request. Bytes after the answer or between requests,
+an answer before the request was written, `connection: close`, and a body that is longer than what is read, cut off or
+framed ambiguously make it unusable. The status counts once the head is complete (docs/verdicts.md). One timer serves
+all deadlines; it is set again only if a deadline is earlier than the last one.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, on_idle_end: Callable[["Connection"], None], on_lost: Callable[["Connection"], None]) -> None:
         self.usable = True
-        """The next request may be sent on it."""
+        """True if the next request may be sent on it."""
         self.requests = 0
         self.phases = Phases()
         self.below: asyncio.Transport | None = None
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self.retires_at = float("inf")
         """From then on it is not used again; seconds of the monotonic clock."""
         self.is_resumed = False
-        """TLS resumed a session."""
+        """True if TLS resumed a session."""
         self.status = 0
         self.retry_after: str | None = None
         self.webhook_delivery: str | None = None
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._raw = 0
         """Bytes received since the request."""
         self._wanted = 0
-        """Bytes of the body to wait for behind an odd head."""
+        """Bytes of the body to wait for after a head that the strict parser refused."""
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -83,10 +83,11 @@ class Connection(asyncio.Protocol):
         return f"<Connection {state} requests={self.requests}>"
 
     def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended, body_wait_s: float = BODY_WAIT_S) -> None:
-        """Writes a request. Calls `ended` once: with the error, or with None after an answer, which attributes hold.
+        """Writes a request. Calls `ended` once, with the error, or with None after an answer: attributes then hold it.
 
-        Waits until `deadline` for the answer, and at most `body_wait_s` for the body behind its head. `ended` may use
-        the connection again. After `abort` it is not called.
+        Waits until `deadline` (monotonic seconds) for the answer, and at most `body_wait_s` for the body after its
+        head. Keeps the first `keep` bytes of the body. `ended` may use the connection again. After `abort` it is not
+        called.
         """
         self.requests += 1
         self.status = 0
@@ -194,7 +195,7 @@ class Connection(asyncio.Protocol):
             self._set_deadline(min(self._deadline, time.monotonic() + self._body_wait_s))
 
     def _refused(self, data: bytes) -> None:
-        """Handles bytes that the strict parser refuses: the status counts if it is known or can be read leniently."""
+        """Handles bytes that the strict parser refuses: the status counts if it is known, or `HeadReader` reads it."""
         self.usable = False
         if self._complete or self._problem:
             return
@@ -241,7 +242,7 @@ class Connection(asyncio.Protocol):
         del self._parser  # it holds on to us
         self._on_lost(self)
 
-    # --- httptools' callbacks; bytes behind a whole answer are ignored
+    # --- httptools' callbacks; bytes after a whole answer are ignored
 
     def on_message_begin(self) -> None:
         if self._complete:
