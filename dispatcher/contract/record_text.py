@@ -100,9 +100,8 @@ def needs_repair(value: bytes) -> bool:
             value.decode()
         except UnicodeDecodeError:
             return True
-    return (
-        value.find(b"\\") >= 0 and _SURROGATE.search(value) is not None
-    )  # not `in`, which raises and drops an exception
+    # Not `in`, which raises and drops an exception.
+    return value.find(b"\\") >= 0 and _SURROGATE.search(value) is not None
 
 
 def repaired(value: bytes) -> bytes:
