@@ -1,6 +1,6 @@
 """Finds what happened to a message by reading topics, for deployments without a history store. Reads, never commits.
 
-The history topic says everything, if it is written. Without it, the topic of events holds the event, and the
+The history topic has all of it, if the history is on. Without it, the topic of events holds the event, and the
 topics of parked, held and dead events its later copies; deliveries leave no trace there. Topics under former names are
 read, too, see `former_topics`.
 """
@@ -24,7 +24,7 @@ from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic
 
 _IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
 OF_RECIPIENT: Final = -1
-"""Rank of what has the wanted recipient."""
+"""Rank of an entry or event whose recipient is the wanted one."""
 NEWEST = 1_000
 """Records of each partition that are read although their timestamps are too old: some producers write seconds."""
 
@@ -40,7 +40,7 @@ class Wanted:
     recipients: tuple[str, ...] = ()
     """The keyed hashes of `value`, if it may be an address."""
     others: tuple[str, ...] = ()
-    """What else the value may stand for, see `readings`: each counts if no event has those before it."""
+    """Other readings of the value, see `readings`: each counts only if no event has an earlier one."""
 
     def rank(self, entry: HistoryEntry) -> int | None:
         """Returns which reading the entry's event has as an id: 0 for `value`, 1 for the first of `others`.
@@ -87,7 +87,7 @@ class Found:
 
 
 def of_first_reading(found: Sequence[Found]) -> list[Found]:
-    """Returns those that have the first reading which any of them has, and the recipient's."""
+    """Returns what was found by the earliest reading that found anything, and what has the recipient."""
     first = min((one.rank for one in found if one.rank != OF_RECIPIENT), default=OF_RECIPIENT)
     return [one for one in found if one.rank in (OF_RECIPIENT, first)]
 

@@ -73,7 +73,7 @@ class HeldProcessor:
 
     def _on_task_done(self, one: HeldAssignment, size: int, task: "asyncio.Task[None]") -> None:
         self.in_flight -= 1
-        one.tasks.pop(task).resume = None  # it knows the attempt
+        one.tasks.pop(task).resume = None  # breaks a reference cycle
         self.repeated.discard(task)
         self.bytes_in_flight -= size
         if not task.cancelled() and task.exception() is not None:

@@ -2,8 +2,8 @@
 
 A position is committed after its records are stored, and kept in the store, too: what the store lacks is read again,
 although it was committed when another store had it. A store that is away is waited for, with the membership kept
-alive; records and entries that can't be read are counted and passed over. Repeats are the store's business: it knows
-its entries.
+alive; records and entries that can't be read are counted and passed over. The store drops repeats: it knows its
+entries.
 
 A commit's metadata names the last record before the position, see `commit_metadata`. At the start, and after everything
 that could have replaced the log, that record is read again and compared: another log is read from its start.
@@ -11,7 +11,7 @@ that could have replaced the log, that record is read again and compared: anothe
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -31,7 +31,7 @@ from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Backoff, Result
 from dispatcher.telemetry import metrics
 
 RECORDS_AT_ONCE: Final = 500
@@ -51,7 +51,6 @@ Raises StoreUnavailable if they have to be written again, StoreReplaced if recor
 """
 Positions = Callable[[], Awaitable[StoredPositions]]
 """Returns the positions in the store; raises StoreUnavailable."""
-Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 

@@ -26,18 +26,17 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import fast_metrics, metrics
 
 AHEAD_S: Final = 2.0
+"""Seconds of recent work that are read ahead."""
 LEAST_AHEAD = 1000
+"""Lowest limit on unfinished records, unless `most_records` is lower."""
 MEASURED_S: Final = 0.25
+"""Seconds over which the throughput is measured."""
 BATCH: Final = 100
 """Number of records that end before reading goes on after a full limit: beginning several at once is faster."""
-
 REPEATED_SHARE: Final = 4
-"""The repeated records of a partition take at most such a part of what the limits leave free."""
-
+"""The repeated records of a partition take at most one such part of what the limits leave free."""
 MOST_RUNS_KEPT: Final = 8_000
 """Maximum number of runs of finished records kept for a revoked partition, lowest first: a commit carries no more."""
-
-
 HEADER_BYTES: Final = 100
 """Memory that a header takes in addition to its text."""
 
@@ -216,19 +215,19 @@ class Partition:
     buffer: deque[Record] = field(default_factory=deque)
     """Fetched, not begun."""
     restored: bool = False
-    """It has its position, and the log is known to be the one that the position describes."""
+    """True if it has its position, and the log is known to be the one that the position describes."""
     claim: CommittedPosition | None = None
     """The commit for the partition when it was assigned; None without a commit, and until it is known."""
     finished_here: FinishedHere | None = None
     """Records that this process finished in an earlier assignment, while `restored` is false."""
     suspect: bool = False
-    """The log may have been replaced since: nothing more is read until that was looked at."""
+    """True if the log may have been replaced since: nothing more is read until it is checked."""
     probe: Probe | None = None
-    """The record that is waited for, to look at."""
+    """The check in progress: a record of the log that is read and compared."""
     is_out_of_range: bool = False
-    """The broker has refused a position of it, since it was looked at last."""
+    """True if the broker has refused a position of it since the last check."""
     source: "tuple[object, ...] | None" = None
-    """Where the log was read from when it was looked at last: the leader and the connection to it."""
+    """Where the log was read from at the last check: the leader and the connection to it."""
     next_offset: int = 0
     """The offset after the last record that was read, once `restored`."""
     reached: int = 0

@@ -25,7 +25,7 @@ from dispatcher.kafka.topic_reader import Range, TopicReader
 REASON = "delivered"
 """Reason of the history entry of an event that is sent again after its delivery."""
 NEAR = 1_000
-"""Offsets that are read through rather than sought past."""
+"""Gap between two offsets up to which the records between them are read, too, rather than passed by a seek."""
 
 
 @dataclass(slots=True)

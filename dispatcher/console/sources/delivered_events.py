@@ -32,16 +32,17 @@ MOST_EVENTS: Final = 10_000
 """Delivered events that a check counts, and that a job keeps in memory until they are sent."""
 _PAGE: Final = 200
 _IDS: Final = 500
-"""Events that are looked up at once."""
+"""Events of one query for those that were sent again."""
 _DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
 _REMEMBERED: Final = 5 * MOST_EVENTS
+"""Events whose resend this process remembers."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Events that match an order, the newest first: those that are sent before further ones are looked for."""
+    """Some of the events that match an order, the newest first. They are sent before the next part is searched for."""
 
     events: dict[Origin, HistoryEntry]
     left_out: int

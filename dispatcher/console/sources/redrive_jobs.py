@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 
 class RunningJob:
-    """Handle by which the work of a job reports its progress and learns that it has to stop."""
+    """Handle with which the work of a job reports its progress and sees that it has to stop."""
 
     def __init__(self, jobs: "RedriveJobs", job_id: str) -> None:
         self._jobs = jobs
@@ -130,7 +130,7 @@ class RedriveJobs:
             raise Busy(f"{len(unfinished)} others are waiting for their turn: try again in a minute")
         if self._tasks is None:
             raise Busy("the console is starting or stopping: try again in a minute")
-        is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
+        is_turn = len(unfinished) < MOST_REDRIVES  # then no other job is queued
         state: Literal["running", "waiting"] = "running" if is_turn else "waiting"
         job = RedriveModel(uuid.uuid4().hex, *tenant, by, self._clock(), total, state=state, kind=kind, query=query)
         self._add(job)
