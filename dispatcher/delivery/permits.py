@@ -16,8 +16,8 @@ PERMITS_A_TURN: Final = 16
 """Permits granted in one turn of the event loop. On a busy core more requests in flight gain nothing: answers wait,
 each on a connection of its own, and turn the processor's caches over. So what has come is read before more is sent. A
 slow endpoint still gets all the permits it can use, within some turns: milliseconds."""
-_RETRY_SHARE: Final = 4
-_SCARCE_SHARE: Final = 4
+_RETRY_SHARE: Final = 4  # retries hold at most one such part of all permits
+_SCARCE_SHARE: Final = 4  # the last such part is for lanes that have less than their share
 
 
 class Priority(Enum):

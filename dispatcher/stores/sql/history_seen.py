@@ -95,7 +95,8 @@ def redriven_statement(
     webhook_ids: Sequence[str], since: float, *, has_partitions: bool
 ) -> tuple[TextClause, dict[str, object]]:
     """Returns the statement of `HistorySeen.redriven`: it reads the entries of these events by their index."""
-    kept = " AND kept = :kept" if has_partitions else ""  # on SQLite it would walk a class of all tenants by its key
+    # Not on SQLite, which would then read the whole class, of all tenants, by the primary key that begins with `kept`.
+    kept = " AND kept = :kept" if has_partitions else ""
     statement = text(
         'SELECT topic, "partition", "offset", max("at") FROM history_entries WHERE webhook_id IN :ids '  # noqa: S608  (constants)
         f'AND "at" >= :since AND outcome = :outcome AND topic IS NOT NULL{kept} GROUP BY topic, "partition", "offset"'
