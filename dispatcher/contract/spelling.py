@@ -20,9 +20,8 @@ Tree = dict[str, object]
 """Objects by key, and lists of identities; other values are `Raw`."""
 
 _NAMESPACE: Final = "https://ns.adobe.com/"
-_LONG_KEYS: Final = ("xdm:", "@", _NAMESPACE)
-_KNOWN_LONG_KEYS: Final = ("xdm:", "@", f"{_NAMESPACE}experience/customerJourneyManagement")
-"""Beginnings of the long keys of fields that the reader knows. `read_envelope` searches a value for the same."""
+_LONG_KEYS: Final = ("xdm:", f"{_NAMESPACE}experience/customerJourneyManagement")
+"""Beginnings of the long keys of fields that the reader knows, beside `@id`. `read_envelope` searches for the same."""
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -56,8 +55,10 @@ def objects_of(document: bytes) -> tuple[Raw | None, Mapping[str, Raw]]:
 
 
 def has_long_spelling(entity: Mapping[str, Raw]) -> bool:
-    """Returns True if an entity's keys are URIs (*xdm*)."""
-    return any(key.startswith(_LONG_KEYS) for key in entity)
+    """Returns True if an entity's keys are URIs (*xdm*). Those of fields that the reader doesn't know prove nothing."""
+    return any(key.startswith(_LONG_KEYS) for key in entity) or (
+        "@id" in entity and _takes_effect("@id", "_id", entity)
+    )
 
 
 def event_type(entity: Mapping[str, Raw]) -> str | None:
@@ -133,7 +134,7 @@ def _known_part(value: Raw, field: Field, *, is_long: bool) -> object:
         return {name: _known_identities(inner, field.identity) for name, inner in fields.items()}
     found: Tree = {}
     for key, inner in fields.items():
-        name = _short_key(key) if key.startswith(_KNOWN_LONG_KEYS) else key
+        name = _short_key(key) if key.startswith(("@", *_LONG_KEYS)) else key
         if name in field.fields and _takes_effect(key, name, fields):
             _merge(found, [name], _known_part(inner, field.fields[name], is_long=is_long))
     return found

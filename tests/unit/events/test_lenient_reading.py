@@ -108,6 +108,28 @@ def _payloads(value: bytes) -> tuple[object, ...]:
     return event.tenant, event.webhook_id, *(orjson.loads(encode_feedback(event, version)) for version in (1, 2))
 
 
+@pytest.mark.parametrize(
+    "stray",
+    [
+        {"@id": None}, {"@id": "other"}, {"@type": "x"}, {"@context": {}}, {"@": 1}, {"https://ns.adobe.com/tenant/x": 1},
+        {"https://ns.adobe.com/experience/other": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_long_keys_that_mean_nothing_do_not_change_what_is_passed_on(stray: Json) -> None:
+    """Whichever reader reads such an event, its values keep their keys: they are not *xdm*."""
+    event = copy.deepcopy(EMAIL_EVENT)
+    event["body"]["xdmEntity"] |= stray
+    offers = [{"@id": "o"}, *([{"xdm:name": 1}] if "@type" in stray else [])]  # the latter needs the lenient reader
+    management(event)["messageDeliveryfeedback"]["offers"] = offers
+    value = json.dumps(event).encode()
+    for envelope in (read_envelope(value), event_reader._read_leniently(value)):
+        assert isinstance(envelope, Envelope)
+        passed_on = envelope.body.entity.experience.management.feedback.offers
+        assert json.loads(bytes(passed_on)) == offers
+    assert spelling_of(value) == "xed"
+
+
 def test_usual_events_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(event_reader, "_read_leniently")
     for event in _MADE.values():
