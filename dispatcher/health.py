@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from dispatcher import __version__
-from dispatcher.config.secrets import Secret, reread
+from dispatcher.config.secrets import RotatingSecret
 from dispatcher.config.settings import OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
@@ -130,7 +130,7 @@ class HealthServer:
         self._watched = watched
         self._listener: Listener | None = None
         self._rendered: dict[bool, tuple[float, bytes]] = {}
-        self._token: Secret | None = None
+        self._token = None if settings.token is None else RotatingSecret(settings.token, "ops.token")
         self.port = settings.port
         """The port in use, once started."""
 
@@ -173,25 +173,16 @@ class HealthServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Requires the token in requests from other hosts for everything that concerns tenants and settings."""
-        token = self._settings.token
+        token = self._token
         closed = ("/lanes", "/configz") if token is None else ("/lanes", "/configz", "/metrics")
         if request.path.startswith(closed) and not _is_own_host(request):
             if token is None:
                 raise web.HTTPForbidden(text=f"{request.path} is closed to other hosts: set ops.token, or {_BY_HAND}\n")
-            if not await self._is_token(request.headers.get("Authorization", ""), token):
+            if not await _is_token(request.headers.get("Authorization", ""), token):
                 raise web.HTTPUnauthorized(
                     text="the bearer token of ops.token is needed\n", headers={"WWW-Authenticate": "Bearer"}
                 )
         return await handler(request)
-
-    async def _is_token(self, header: str, token: Secret) -> bool:
-        try:
-            self._token = await asyncio.to_thread(reread, token)  # it may have been rotated
-        except (OSError, ValueError) as error:
-            log.warning("the file of ops.token can't be read: the last good one is used", error=str(error)[:200])
-        known = (self._token or token).reveal().strip()
-        scheme, _, shown = header.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(errors="surrogateescape"), known)
 
     async def _index(self, _request: web.Request) -> web.Response:
         paths = ["/livez", "/readyz", "/metrics", "/configz", "/lanes", "/lanes/{org}/{sandbox}"]
@@ -250,6 +241,13 @@ class HealthServer:
         on_cancelled = self._watched.release_brakes()
         log.warning("dead-letter brakes released by hand", partitions=on_cancelled)
         return web.json_response({"released": on_cancelled})
+
+
+async def _is_token(header: str, token: RotatingSecret) -> bool:
+    """Returns True if the header `Authorization` has the token as its file has it now."""
+    known = (await asyncio.to_thread(token.current)).reveal().strip()
+    scheme, _, shown = header.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(errors="surrogateescape"), known)
 
 
 def _is_own_host(request: web.Request) -> bool:

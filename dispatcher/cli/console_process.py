@@ -24,6 +24,7 @@ from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.tasks import stop_on_signals
 from dispatcher.telemetry import metrics
 from dispatcher.transport.egress import egress_problems
+from dispatcher.transport.tls import bundle_problems
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,11 @@ class ConsoleProcess:
             )
             raise ConfigError([Problem(message, "webhooks.store")])
         is_open_console(settings.console)
-        problems = egress_problems(settings.egress)
+        oidc = settings.console.oidc
+        problems = [
+            *egress_problems(settings.egress),
+            *bundle_problems(None if oidc is None else oidc.ca, "console.oidc.ca"),
+        ]
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as stack:

@@ -10,16 +10,19 @@ import hmac
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import structlog
 from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES, OutOfScope, SecretScope, read_secret_file
+
+log = structlog.get_logger(__name__)
 
 _SECRET_WORDS = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
 
@@ -215,3 +218,39 @@ def reread(secret: Secret) -> Secret:
     if len(text) > MAX_SECRET_BYTES:
         raise ValueError(f"{secret.file} has over 64 KiB: check that it is the right file")
     return Secret(text, secret.reference, secret.file)
+
+
+class RotatingSecret:
+    """A secret of the settings that may rotate while the process runs: its file is read again for each use."""
+
+    def __init__(self, secret: Secret, setting: str, check: Callable[[Secret], object] = Secret.reveal) -> None:
+        """Uses `secret` as it was read with the settings until `current` is called.
+
+        Args:
+            setting: the setting that log lines name.
+            check: raises ValueError if a secret can't be used.
+        """
+        self._last = secret
+        self._setting = setting
+        self._check = check
+        self._why = ""
+
+    def current(self) -> Secret:
+        """Returns the secret as its file has it now, or the last good one, with a log line, if that can't be used.
+
+        Blocks while it reads a small file.
+        """
+        try:
+            found = reread(self._last)
+            self._check(found)
+        except (OSError, ValueError) as error:
+            if str(error) != self._why:
+                self._why = str(error)
+                log.warning(
+                    "a secret can't be read again: the last good one is used",
+                    setting=self._setting,
+                    why=self._why[:256],
+                )
+        else:
+            self._last, self._why = found, ""
+        return self._last

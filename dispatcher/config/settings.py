@@ -20,7 +20,8 @@ from dispatcher.config.units import NO_SWITCH, Bytes, Seconds
 from dispatcher.config.web_addresses import checked_url
 
 
-def _fit_for_a_header(value: Secret) -> Secret:
+def fit_for_a_header(value: Secret) -> Secret:
+    """Returns the secret. Raises ValueError if it can't be a header's value."""
     if any(byte < 0x20 or byte > 0x7E for byte in value.reveal()):
         raise ValueError("must be visible ASCII, without a line break")
     return value
@@ -230,7 +231,7 @@ class TracingSettings(SettingsGroup):
     """Base URL of a collector that accepts OTLP over HTTP; spans are sent to its path `/v1/traces`."""
     headers: dict[
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")],
-        Annotated[Secret, AfterValidator(_fit_for_a_header)],
+        Annotated[Secret, AfterValidator(fit_for_a_header)],
     ] = Field(default_factory=dict)
     """Headers for the collector, such as `authorization`."""
     ca: Path | None = None

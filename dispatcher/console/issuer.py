@@ -22,7 +22,8 @@ from dispatcher.config.console_settings import OidcSettings
 from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
 from dispatcher.errors import IssuerUnavailable
-from dispatcher.transport.tls import operator_context
+from dispatcher.transport.failures import TransportError
+from dispatcher.transport.tls_contexts import TlsContexts
 
 WITHIN_S: Final = 5.0
 MAX_BYTES: Final = 256 * 1024
@@ -49,6 +50,7 @@ class Issuer:
     def __init__(self, settings: OidcSettings, clock: Callable[[], float] = monotonic) -> None:
         self._settings = settings
         self._clock = clock
+        self._contexts = TlsContexts(settings.ca)
         self._client: aiohttp.ClientSession | None = None
         self._discovery: _Document | None = None
         self._discovered_at = 0.0
@@ -58,10 +60,9 @@ class Issuer:
         self._fetch_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        context = operator_context(self._settings.ca)
         self._client = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=WITHIN_S),
-            connector=aiohttp.TCPConnector(ssl=context, limit=8),
+            connector=aiohttp.TCPConnector(limit=8),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
@@ -71,6 +72,7 @@ class Issuer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._contexts.close()
         if self._client is not None:
             await self._client.close()
 
@@ -166,7 +168,10 @@ class Issuer:
             raise IssuerUnavailable(f"{url}: only https, or a loopback address")
         problem = "its answer is not what it should be"
         try:
-            async with self._client.request(method, url, data=form, headers=headers, allow_redirects=False) as answer:
+            await self._contexts.prepare(None, WITHIN_S)  # the CA as its file has it now
+            async with self._client.request(
+                method, url, data=form, headers=headers, ssl=self._contexts.of_operator(), allow_redirects=False
+            ) as answer:
                 body = await _bounded(answer)
                 if what == "token" and 400 <= answer.status < 500:
                     log.warning("OIDC token endpoint refused a code", status=answer.status)
@@ -175,7 +180,7 @@ class Issuer:
                 if document is not None:
                     return document
                 problem = f"it answered {answer.status}" if answer.status != 200 else problem
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TransportError, TimeoutError, OSError, ValueError) as error:
             problem = type(error).__name__
         measures.KEY_FETCH_FAILURES.labels(what).inc()
         raise IssuerUnavailable(f"the sign-in service at {urlsplit(url).netloc} gives no {what}: {problem}")

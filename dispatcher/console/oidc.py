@@ -5,6 +5,7 @@ algorithms are accepted, so that a public key never serves as an HMAC secret. Ro
 claims.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -17,6 +18,7 @@ import structlog
 from pydantic import JsonValue
 
 from dispatcher.config.console_settings import OidcSettings
+from dispatcher.config.secrets import RotatingSecret, Secret
 from dispatcher.console.issuer import Issuer
 from dispatcher.console.model import Person
 from dispatcher.console.sessions import Handshake
@@ -46,6 +48,10 @@ class Oidc:
         self._settings = settings
         self._redirect_uri = redirect_uri
         self._issuer = Issuer(settings)
+        secret = settings.client_secret
+        self._secret = (
+            None if secret is None else RotatingSecret(secret, "console.oidc.client_secret", Secret.reveal_text)
+        )
 
     @property
     def can_sign_in(self) -> bool:
@@ -102,9 +108,9 @@ class Oidc:
             "client_id": self._settings.client_id or "",
             "code_verifier": handshake.verifier,
         }
-        secret = self._settings.client_secret
         headers: dict[str, str] = {}
-        if secret is not None:
+        if self._secret is not None:
+            secret = await asyncio.to_thread(self._secret.current)
             if await self._issuer.takes_basic():
                 headers["Authorization"] = aiohttp.encode_basic_auth(
                     _form_encoded(self._settings.client_id or ""), _form_encoded(secret.reveal_text()), "utf-8"

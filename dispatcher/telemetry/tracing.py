@@ -32,9 +32,12 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from requests import PreparedRequest, Session
+from requests.auth import AuthBase
 
 from dispatcher import __version__
-from dispatcher.config.settings import TracingSettings
+from dispatcher.config.secrets import RotatingSecret
+from dispatcher.config.settings import TracingSettings, fit_for_a_header
 from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
@@ -338,11 +341,28 @@ class _Sender(SpanProcessor):
                 log.warning("the collector takes spans again" if accepted else "the collector takes no spans")
 
 
+class _CurrentHeaders(AuthBase):
+    """Adds the headers of `tracing.headers` to each request, as their files have them now."""
+
+    def __init__(self, settings: TracingSettings) -> None:
+        self._headers = {
+            name: RotatingSecret(value, f"tracing.headers.{name}", fit_for_a_header)
+            for name, value in settings.headers.items()
+        }
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        for name, secret in self._headers.items():
+            request.headers[name] = secret.current().reveal_text()
+        return request
+
+
 def _otlp(settings: TracingSettings) -> SpanExporter:
+    session = Session()
+    session.auth = _CurrentHeaders(settings)
     return OTLPSpanExporter(
         endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces",
         certificate_file=None if settings.ca is None else str(settings.ca),
-        headers={name: value.reveal_text() for name, value in settings.headers.items()},
+        session=session,
         timeout=settings.timeout,
         compression=Compression.Gzip,
     )

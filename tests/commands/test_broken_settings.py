@@ -106,6 +106,17 @@ async def test_a_bundle_that_can_not_be_used_is_a_mistake(tmp_path: Path, key: s
     assert ran.status == 0, ran
 
 
+async def test_a_console_whose_bundle_can_not_be_used_names_it(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(f"sqlite+aiosqlite:///{tmp_path}/webhooks.db")
+    (tmp_path / "ca.pem").write_text("no certificate")
+    oidc = SETTINGS["console.oidc.ca"](str(tmp_path / "ca.pem"))["console"]
+    webhooks = {"store": "sql", "url": {"file": "url"}}
+    config = write_settings(tmp_path, webhooks=webhooks, console=oidc | {"port": 0})
+    ran = await dispatcher("console", "-c", config)
+    assert (ran.status, len(ran.err.splitlines())) == (78, 1), ran
+    assert "console.oidc.ca: " in ran.err, ran
+
+
 async def test_the_url_of_the_history_store_is_checked(tmp_path: Path) -> None:
     write_webhooks(tmp_path, a_webhook())
     config = write_settings(tmp_path, history={"url": {"env": "HISTORY"}})

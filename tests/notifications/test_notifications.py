@@ -640,3 +640,19 @@ async def test_an_operational_webhook_of_an_unknown_ca_points_to_no_webhooks_set
     async with open_transport(DeliverySettings(), egress) as transport:
         with pytest.raises(NotSent, match=r"; trust its CA in egress\.ca_bundle$"):
             await OperationalWebhook(settings, transport).send("msg_1", {}, 1.0)
+
+
+async def test_an_operational_webhook_is_signed_with_the_secret_as_its_file_has_it_now(
+    tmp_path: Path, issued: Certificates, endpoint: Endpoint
+) -> None:
+    """A rotated secret signs without a restart; one that can't sign, such as half a file, doesn't."""
+    whole = settings_for(tmp_path, issued, None, endpoint)
+    settings, rotated = whole.notifications.webhook, "whsec_" + "cm90YXRlZC1yb3RhdGVkLXJvdGF0ZWQtMTIzNA=="
+    assert settings is not None
+    async with open_transport(DeliverySettings(), whole.egress) as transport:
+        webhook = OperationalWebhook(settings, transport)
+        for content, secret in ((SECRET, SECRET), (rotated, rotated), ("whsec_", rotated)):
+            (tmp_path / "whsec").write_text(content)
+            await webhook.send("msg_1", {"type": "test"}, datetime.now(UTC).timestamp())
+            headers, body = endpoint.requests.pop()
+            Verifier(secret).verify(body, {name.lower(): value for name, value in headers.items()})

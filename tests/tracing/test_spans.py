@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import REGISTRY
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import TracingSettings
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import (
@@ -35,6 +37,7 @@ from dispatcher.telemetry.tracing import Tracing
 from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request import Request
 from dispatcher.transport.traced import TracedTransport
+from tests.integration.harness import until
 from tests.tracing.collector import Collector, attributes
 from tests.unit.examples import a_record
 
@@ -351,8 +354,6 @@ async def test_the_collector_gets_headers_and_resource_attributes(
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=dispatcher-0")
     monkeypatch.setenv("COLLECTOR_KEY", "Bearer abc")
-    from dispatcher.config.secrets import Secret
-
     headers = {"authorization": Secret(b"Bearer abc")}
     async with Tracing(settings_for(collector, headers=headers, service_name="feedback")) as tracing:
         await through(tracing, record(), outcome(Delivered(1)))
@@ -446,3 +447,18 @@ def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.Mo
     (problem,) = tracing_problems(TracingSettings(enabled=True))
     assert problem.key == "tracing.enabled"
     assert "feedback-dispatcher[otel]" in problem.message
+
+
+async def test_the_collector_gets_a_header_as_its_file_has_it_now(collector: Collector, tmp_path: Path) -> None:
+    """A rotated token is sent without a restart. What can't be a header, such as half a file, is not."""
+    file = tmp_path / "token"
+    file.write_text("Bearer first\n")
+    headers = {"authorization": Secret(b"Bearer first", file=file)}
+    seen: list[str] = []
+    async with Tracing(settings_for(collector, headers=headers)) as tracing:
+        for content in ("Bearer first\n", "Bearer rotated\n", "two\nlines\n", ""):
+            file.write_text(content)
+            await through(tracing, record(), outcome(Delivered(1)))
+            await until(lambda: len(collector.spans) > len(seen), "the span")
+            seen.append(collector.headers[-1]["authorization"])
+    assert seen == ["Bearer first", "Bearer rotated", "Bearer rotated", "Bearer rotated"]

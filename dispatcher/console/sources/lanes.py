@@ -18,7 +18,7 @@ from yarl import URL
 
 from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.ops_tls import OpsTls
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import RotatingSecret, Secret
 from dispatcher.console.model import LaneModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.tasks import SingleFlight
@@ -74,7 +74,7 @@ class RunningLanes:
             tls: how their certificates are verified (`ops.tls`).
         """
         self._urls = settings.dispatchers
-        self._token = token
+        self._token = None if token is None else RotatingSecret(token, "ops.token", Secret.reveal_text)
         self._contexts = TlsContexts(None if tls is None else tls.ca)
         self._server_name = None if tls is None else tls.server_name
         self._clock = clock
@@ -157,7 +157,7 @@ class RunningLanes:
         try:
             async with self._request("POST", instance, path) as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, TransportError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, TransportError, OSError, TimeoutError, ValueError) as error:
             self._report_unreachable(instance.url, error)
             return False
 
@@ -173,7 +173,8 @@ class RunningLanes:
             await self._contexts.prepare(None, WITHIN_S)
             context = self._contexts.of_operator()
         if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token.reveal_text().strip()}"
+            token = await asyncio.to_thread(self._token.current)
+            headers["authorization"] = f"Bearer {token.reveal_text().strip()}"
         async with self._session.request(
             method,
             url,

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import ssl
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
 import jwt
+import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -52,9 +54,12 @@ class Key:
 class SmallIssuer:
     """`async with SmallIssuer() as issuer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: trustme.CA | None = None) -> None:
+        """Prepares it. `authority`: issues its certificate; without one it speaks plain HTTP."""
         self.port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self.port}/realm"
+        self.url = f"{'http' if authority is None else 'https'}://127.0.0.1:{self.port}/realm"
+        self.client_secret = CLIENT_SECRET
+        self._authority = authority
         self.keys = [Key("first")]
         self.claims: dict[str, Any] = {"roles": ["admin"], "orgs": ["luma@AdobeOrg"], "name": "Ada Lovelace"}
         self.changes: dict[str, Any] = {}
@@ -73,7 +78,11 @@ class SmallIssuer:
         app.router.add_post("/realm/token", self._token)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        context = None
+        if self._authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._authority.issue_cert("127.0.0.1").configure_cert(context)
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context).start()
         return self
 
     async def __aexit__(
@@ -133,7 +142,7 @@ class SmallIssuer:
         asked = self.codes.pop(str(form.get("code")), None)
         verifier = str(form.get("code_verifier", ""))
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-        basic = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        basic = "Basic " + base64.b64encode(f"{CLIENT_ID}:{self.client_secret}".encode()).decode()
         is_right = (
             asked is not None
             and challenge == asked["code_challenge"]

@@ -4,6 +4,7 @@ import base64
 import hmac
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -350,3 +351,18 @@ class Clock:
 
     def pass_s(self, seconds: float) -> None:
         self._passed_s += seconds + 1
+
+
+async def test_a_rotated_client_secret_is_used_without_a_restart(
+    start: StartConsole, issuer: SmallIssuer, tmp_path: Path
+) -> None:
+    """The issuer withdraws the old one. A file that is empty for a moment changes nothing."""
+    file = tmp_path / "client-secret"
+    file.write_text(issuer.client_secret)
+    async with start(oidc=settings_for(issuer, client_secret={"file": str(file)})) as console:
+        for rotated in ("rotated", ""):
+            file.write_text(rotated)
+            issuer.client_secret = rotated or issuer.client_secret
+            url, cookies = await begun(console)
+            answer = await came_back(console, issuer.authorize(url), cookies)
+            assert answer.status == 303, answer.text

@@ -206,7 +206,8 @@ def test_there_is_no_worst_lane_without_lanes() -> None:
     assert worst([]) is None
 
 
-async def test_the_ops_ports_token_is_sent() -> None:
+async def test_the_ops_ports_token_is_sent_as_its_file_has_it_now(tmp_path: Path) -> None:
+    """Dispatchers accept a rotated token at once. A file that is empty for a moment changes nothing."""
     shown: list[str | None] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -218,13 +219,17 @@ async def test_the_ops_ports_token_is_sent() -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
+    file, clock = tmp_path / "token", Clock()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with RunningLanes(settings(url), token=Secret(b"the token")) as lanes:
-            assert await lanes.of(LUMA) is not None
+        async with RunningLanes(settings(url), clock, token=Secret(b"the token", file=file)) as lanes:
+            for content in ("the token\n", "rotated\n", ""):
+                file.write_text(content)
+                assert await lanes.of(LUMA) is not None
+                clock.now += 3
     finally:
         await runner.cleanup()
-    assert shown == ["Bearer the token"]
+    assert shown == ["Bearer the token", "Bearer rotated", "Bearer rotated"]
 
 
 async def test_lanes_are_read_over_tls_by_the_authority_and_the_name_of_the_settings(tmp_path: Path) -> None:
