@@ -21,7 +21,7 @@ from dispatcher.kafka.former_topics import dead_letter_topics
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
-from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
+from dispatcher.kafka.topic_reader import open_topics, shown, translating_kafka_errors
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores import open_source
 from dispatcher.tasks import stop_on_signals
@@ -70,7 +70,13 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
         topics = await dead_letter_topics(settings)
         for former in topics[1:]:
             typer.echo(f"topic {former}, of an earlier version or other settings, is read, too")
-        async with open_topics(settings.kafka, topics) as dead, open_history(settings) as history:
+        async with (
+            open_topics(settings.kafka, topics, without_silent=True) as dead,
+            open_history(settings) as history,
+        ):
+            if dead.silent:
+                why = f"warning: no broker answers for {shown(dead.silent)}: dead events there are left"
+                typer.echo(f"{why}; give the same command again once their brokers are back", err=True)
             most = settings.kafka.max_record_bytes
             redrive = Redrive(dead, selection, progress.update, history, max_record_bytes=most)
             tally = await redrive.count()
@@ -91,7 +97,7 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
     left = tally.total - tally.sent - tally.too_large
     if left > 0:
         typer.echo(f"interrupted: {left} are left; the same command goes on where this one ended", err=True)
-    return INTERRUPTED if left > 0 else 0
+    return INTERRUPTED if left > 0 or dead.silent else 0
 
 
 def _tell_selected(tally: RedriveTally) -> None:

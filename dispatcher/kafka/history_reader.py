@@ -26,6 +26,7 @@ from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encod
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
 from dispatcher.kafka.group_coordinator import DispatcherAssignor
 from dispatcher.kafka.groups import history_group
+from dispatcher.kafka.log_bounds import end_offsets
 from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
@@ -313,7 +314,7 @@ def lag_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> int | None:
 async def _answers(consumer: "AIOKafkaConsumer[bytes, bytes]") -> bool:
     try:
         async with asyncio.timeout(SILENCE_S):
-            await consumer.end_offsets(list(consumer.assignment()))
+            await end_offsets(consumer, list(consumer.assignment()))  # of the partitions that have a leader
     except (KafkaError, OSError, TimeoutError):
         return False
     return True

@@ -1,7 +1,7 @@
 """Reads topics from outside any consumer group: joins, commits and creates nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,11 +13,18 @@ from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
+from dispatcher.tasks import Backoff
 
 BATCH = 500
 SILENT_S = 30.0
 """Time without a record, although there are some, after which the broker counts as unavailable."""
+
+LEADER_S = 15.0
+"""How long a partition may be without a leader that answers: while a broker restarts, others take over."""
+MOST_SHOWN = 5
+"""Partitions that a message names."""
 
 Range = tuple[int, int]
 """From the first offset to before the last."""
@@ -27,13 +34,19 @@ class TopicReader:
     """Reads topics between the first and last offsets that they had when they were opened."""
 
     def __init__(
-        self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
+        self,
+        consumer: "AIOKafkaConsumer[bytes, bytes]",
+        topic: str,
+        ranges: Mapping[TopicPartition, Range],
+        silent: Sequence[TopicPartition] = (),
     ) -> None:
         """Prepares a reader of these ranges. `topic`: name of the topic, or of all, for messages."""
         self._consumer = consumer
         self._topic = topic
         self.ranges = ranges
         """Offsets to read, by partition."""
+        self.silent = silent
+        """Partitions of the topics for which no broker answers. They are not read."""
 
     @property
     def size(self) -> int:
@@ -139,15 +152,23 @@ async def open_topic(
 
 @asynccontextmanager
 async def open_topics(
-    settings: KafkaSettings, topics: Sequence[str], name: str = "", *, passes_over_unreadable: bool = False
+    settings: KafkaSettings,
+    topics: Sequence[str],
+    name: str = "",
+    *,
+    passes_over_unreadable: bool = False,
+    without_silent: bool = False,
 ) -> AsyncIterator[TopicReader]:
-    """Yields a reader of several topics, read as one, up to their present ends. `name`: their name in messages.
+    """Yields a reader of several topics, read as one, up to their present ends. Waits `LEADER_S` for leaders.
 
-    `passes_over_unreadable`: see `open_topic`.
+    Args:
+        name: their name in messages.
+        passes_over_unreadable: see `open_topic`.
+        without_silent: leaves partitions out for which no broker answers; otherwise they are an error.
 
     Raises:
         NotFound: one of them is not there.
-        BrokerUnavailable: the broker can't be reached.
+        BrokerUnavailable: the broker can't be reached, or no broker answers for a partition.
     """
     with translating_kafka_errors(settings):
         partitions = await partitions_of(settings, topics)
@@ -156,11 +177,45 @@ async def open_topics(
             pass_over_unreadable(consumer, lambda _tp, _first, _end: None)
         try:
             await consumer.start()
-            firsts = await consumer.beginning_offsets(partitions)
-            ends = await consumer.end_offsets(partitions)
-            yield TopicReader(consumer, name or topics[0], {tp: (firsts[tp], ends[tp]) for tp in partitions})
+            ranges = await _ranges(consumer, partitions)
+            silent = [tp for tp in partitions if tp not in ranges]
+            if silent and not without_silent:
+                raise BrokerUnavailable(f"kafka at {settings.bootstrap_servers}: no broker answers for {shown(silent)}")
+            yield TopicReader(consumer, name or topics[0], ranges, silent)
         finally:
             await stopped(consumer)
+
+
+async def _ranges(
+    consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, Range]:
+    """Returns the ranges of the partitions, without those for which no broker answers within `LEADER_S`.
+
+    Raises:
+        KafkaError, TimeoutError: none answers.
+    """
+    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
+    give_up_at = now() + LEADER_S
+    ranges: dict[TopicPartition, Range] = {}
+    while left := [tp for tp in partitions if tp not in ranges]:
+        try:
+            firsts = await first_offsets(consumer, left)
+            ends = await end_offsets(consumer, list(firsts))
+            ranges |= {tp: (firsts[tp], end) for tp, end in ends.items()}
+        except (KafkaError, TimeoutError):
+            if now() >= give_up_at and not ranges:
+                raise
+        if now() >= give_up_at:
+            break
+        await backoff.wait()
+    return ranges
+
+
+def shown(partitions: Iterable[TopicPartition]) -> str:
+    """Returns `topic/0, topic/3` for messages, at most `MOST_SHOWN` of them."""
+    places = [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
+    more = len(places) - MOST_SHOWN
+    return ", ".join(places[:MOST_SHOWN]) + (f" and {more} more partitions" if more > 0 else "")
 
 
 def outside_consumer(settings: KafkaSettings, group_id: str | None = None) -> "AIOKafkaConsumer[bytes, bytes]":

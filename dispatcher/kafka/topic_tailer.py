@@ -18,8 +18,9 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.commit_metadata import Fingerprint
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, raise_if_fetching_ended, stopped
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.log_sources import LogSources
-from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
+from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, shown, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -35,6 +36,8 @@ START_S = 25.0
 """For all requests at the start: a little more than the clients' own patience."""
 LOOK_AGAIN_S = 60.0
 """How often the topic's partitions are counted."""
+SILENT_AGAIN_S = 20.0
+"""The same while no broker answers for some of them."""
 
 log = structlog.get_logger(__name__)
 
@@ -120,9 +123,9 @@ class TopicTailer:
                 backoff.reset()
             await backoff.wait()
 
-    def _note_unreachable(self, why: str, for_tenants: str | None = None) -> None:
+    def _note_unreachable(self, why: str, for_tenants: str | None = None, event: str = "topic is not followed") -> None:
         if why != self._logged:
-            log.warning("topic is not followed", topic=self._topic, why=why)
+            log.warning(event, topic=self._topic, why=why)
         self._logged, self._away = why, for_tenants or why
 
     async def _follow(self) -> None:
@@ -133,28 +136,43 @@ class TopicTailer:
         try:
             async with asyncio.timeout(START_S):
                 await consumer.start()
-                await self._begin(consumer, partitions)
-            await self._read(consumer, partitions)
+                followed = await self._begin(consumer, partitions)
+            await self._read(consumer, followed)
         finally:
             await stopped(consumer)
 
-    async def _begin(self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]) -> None:
-        firsts = await consumer.beginning_offsets(partitions)
-        ends = await consumer.end_offsets(partitions)
+    async def _begin(
+        self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Seeks the partitions for which a broker answers, and returns them."""
+        firsts = await first_offsets(consumer, partitions)
+        ends = await end_offsets(consumer, list(firsts))
+        followed = [tp for tp in partitions if tp in ends]
         if any(self._next.get(tp.partition, 0) > end for tp, end in ends.items()):
             self._restart()
         # If nothing was read, or retention has removed it, nothing says that the topic is still the same.
-        self._last = {tp.partition: last for tp in partitions if (last := self._last_in(tp, firsts[tp])) is not None}
-        unseen = [tp for tp in partitions if tp.partition not in self._last]
+        for tp in followed:
+            if self._last_in(tp, firsts[tp]) is None:
+                self._last.pop(tp.partition, None)
+        unseen = [tp for tp in followed if tp.partition not in self._last]
         starts = await self._find_starts(consumer, unseen, firsts, ends)
         self._next |= {tp.partition: start for tp, start in starts.items()}
         self._ends = {tp.partition: end for tp, end in ends.items()}
-        consumer.assign(list(partitions))
+        consumer.assign(followed)
         self._compared.clear()
-        for tp in partitions:
+        for tp in followed:
             self._seek(consumer, tp)
-        self._away = self._logged = ""
+        self._note_silent([tp for tp in partitions if tp not in ends])
         self._note_progress()
+        return followed
+
+    def _note_silent(self, partitions: Sequence[TopicPartition]) -> None:
+        """Notes the partitions that are not followed: no broker answers for them."""
+        if partitions:
+            why = f"no broker answers for {shown(partitions)}: only the other partitions are followed"
+            self._note_unreachable(why, event="partitions of a topic are not followed")
+        else:
+            self._away = self._logged = ""
 
     def _last_in(self, tp: TopicPartition, first: int) -> Fingerprint | None:
         last = self._last.get(tp.partition)
@@ -219,7 +237,7 @@ class TopicTailer:
                 heard_at = loop.time()
             elif self._ends:
                 await self._pass_gaps(consumer, partitions, ask=False)
-            if loop.time() - counted_at > LOOK_AGAIN_S:
+            if loop.time() - counted_at > (SILENT_AGAIN_S if self._away else LOOK_AGAIN_S):
                 counted_at = loop.time()
                 known = consumer.partitions_for_topic(self._topic)
                 if known is not None and len(known) > len(partitions):

@@ -9,10 +9,14 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.redrive import is_mark
+from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import held_topic
+from tests.commands import running
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
@@ -161,6 +165,62 @@ async def _some_are_sent(scene: Stage, of: Sequence[TenantKey]) -> bool:
     return any(scene.expected.get(name) in of for name in scene.receiver.accepted)
 
 
+async def test_dead_events_are_shown_and_sent_back_but_those_of_partitions_without_a_leader(
+    cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    async with stage(cluster.bootstrap_servers, tmp_path, replication=1, partitions=NODES) as scene:
+        scene.mount([scene.webhook(tenant) for tenant in TENANTS])
+        for tenant in TENANTS:
+            scene.receiver.behave(f"/{tenant.org}", status(301))
+        async with scene.dispatcher() as dispatcher:
+            dispatcher.start()
+            await scene.produce(TENANTS, 60)
+            await until(lambda: _ends_at(scene, scene.dead_topic, 60), "60 dead events", 60, dispatcher)
+            for tenant in TENANTS:
+                scene.receiver.behave(f"/{tenant.org}", None)
+            leaders = await cluster.leaders(scene.dead_topic)
+            lost, away = next((number, node) for number, node in leaders.items() if node is not cluster.nodes[0])
+            there = 60 - (await topics.end_offsets(scene.bootstrap_servers, scene.dead_topic))[lost]
+            assert 0 < there < 60
+            away.kill()
+            await until(lambda: _are_led(scene.dead_topic, cluster, NODES - 1), "a partition without a leader", 60)
+            shown = _Shown()
+            kafka = KafkaSettings(bootstrap_servers=scene.bootstrap_servers)
+            tailer = TopicTailer(kafka, scene.dead_topic, shown, keep_s=3600, most_read=1000, if_missing="")
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(tailer.run())
+                await until(lambda: shown.count == there, "the dead events of other partitions", 60)
+                assert f"no broker answers for {scene.dead_topic}/{lost}: " in (tailer.problem or "")
+                ran = await running.dispatcher("redrive", "-c", dispatcher.path)
+                assert (ran.status, f"\n{there} dead events selected" in ran.out) == (1, True), ran
+                assert (
+                    f"warning: no broker answers for {scene.dead_topic}/{lost}: dead events there are left" in ran.err
+                )
+                await scene.accepted(there * 2 // 3, dispatcher)  # some are in a tier's partition without a leader
+                await away.start()
+                await until(lambda: shown.count >= 60 and not tailer.problem, "all dead events", 60)
+                ran = await running.dispatcher("redrive", "-c", dispatcher.path)
+                assert (ran.status, f"\n{60 - there} dead events selected; {there} more" in ran.out) == (0, True), ran
+                following.cancel()
+            await scene.all_accepted(dispatcher, 120)
+
+
+class _Shown:
+    """Counts the events that are shown."""
+
+    count = 0
+
+    def append(self, records: Sequence[Record]) -> None:
+        self.count += sum(not is_mark(record) for record in records)
+
+    def reset(self) -> None:
+        self.count = 0
+
+
+async def _are_led(topic: str, cluster: KafkaCluster, count: int) -> bool:
+    return len(await cluster.leaders(topic)) == count
+
+
 @pytest.mark.all_faults
 async def test_tiers_with_too_few_replicas_in_sync_are_named_and_lose_nothing(
     scene: Stage, cluster: KafkaCluster
@@ -188,11 +248,7 @@ async def test_records_are_written_to_partitions_that_have_a_leader(cluster: Kaf
     await topics.create_topic(cluster.bootstrap_servers, topic, partitions=NODES)
     away = next(node for node in (await cluster.leaders(topic)).values() if node is not cluster.nodes[0])
     away.kill()
-
-    async def fenced() -> bool:
-        return len(await cluster.leaders(topic)) == NODES - 1
-
-    await until(fenced, "a partition without a leader", 60)
+    await until(lambda: _are_led(topic, cluster, NODES - 1), "a partition without a leader", 60)
     settings = KafkaSettings(bootstrap_servers=cluster.bootstrap_servers)
     async with Producer(settings) as producer:
         records = [*((f"key{number}".encode(), b"value") for number in range(60)), *[(None, b"value")] * 60]
@@ -240,11 +296,7 @@ async def test_a_partition_of_a_tier_without_a_leader_stops_no_partition_of_even
             tier = scene.tier_topics[0]
             away = next(node for node in (await cluster.leaders(tier)).values() if node is not cluster.nodes[0])
             away.kill()
-
-            async def fenced() -> bool:
-                return len(await cluster.leaders(tier)) == NODES - 1
-
-            await until(fenced, "a partition without a leader", 60, dispatcher)
+            await until(lambda: _are_led(tier, cluster, NODES - 1), "a partition without a leader", 60, dispatcher)
             led = list(await cluster.leaders(scene.topic))
             producer = await scene.producer()
             writes = [
