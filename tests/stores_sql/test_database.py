@@ -234,3 +234,19 @@ async def test_a_schema_that_is_missing_stops_the_start(empty_url: Secret, tmp_p
     with pytest.raises(ConfigError, match="no schema yet"):
         async with open_sql_store(WebhookSettings(store="sql", url=empty_url)):
             pass
+
+
+async def test_the_log_of_a_sqlite_file_shrinks_after_a_large_transaction(tmp_path: Path) -> None:
+    database = Database(Secret(f"sqlite+aiosqlite:///{tmp_path / 'db'}".encode()), create=True)
+    log = tmp_path / "db-wal"
+    try:
+        async with database.write() as connection:
+            await connection.execute(text("CREATE TABLE large (value BLOB)"))
+            await connection.execute(text("INSERT INTO large VALUES (zeroblob(80000000))"))
+        assert log.stat().st_size > 80_000_000
+        for _ in range(2):  # the first one overwrites the log from its start
+            async with database.write() as connection:
+                await connection.execute(text("INSERT INTO large VALUES (1)"))
+        assert log.stat().st_size <= 64 << 20
+    finally:
+        await database.close()

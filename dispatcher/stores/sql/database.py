@@ -46,6 +46,7 @@ _MAX_NOTED: Final = 2**31 - 1
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
 _PRAGMAS = (
     "journal_mode=WAL",
+    f"journal_size_limit={64 << 20}",  # else the log keeps the size of the largest transaction, as after a catch-up
     "synchronous=NORMAL",
     f"busy_timeout={SQLITE_BUSY_MS}",
     "foreign_keys=ON",
