@@ -24,7 +24,8 @@ class KafkaReport:
     good: tuple[str, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
-    """Findings that need attention but stop nothing: a topic's retention or partitions, topics of former names."""
+    """Findings that need attention but don't stop everything: brokers that can't be reached, partitions without a
+    leader, a topic's retention or partitions, topics of former names."""
 
 
 def topic_needs(settings: Settings) -> list[TopicNeed]:
@@ -56,7 +57,8 @@ def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> Ka
 async def check_kafka(settings: Settings) -> KafkaReport:
     """Connects with the settings and checks brokers, topics and permissions. Writes nothing, joins no group.
 
-    Waits up to `COORDINATOR_S` for coordinators: a new cluster has none in its first seconds.
+    Waits up to `COORDINATOR_S` for coordinators and leaders: a new cluster has none in its first seconds, and they move
+    while a broker restarts.
 
     Raises:
         BrokerUnavailable: the brokers stopped answering during the check.
@@ -64,9 +66,11 @@ async def check_kafka(settings: Settings) -> KafkaReport:
     now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
     give_up_at = now() + COORDINATOR_S
     async with kafka_probe(settings) as probe:
-        while KafkaReason.COORDINATOR_UNAVAILABLE in (found := await probe.look()).problems and now() < give_up_at:
+        while _may_settle(found := await probe.look()) and now() < give_up_at:
             await backoff.wait()
-    silent = tuple(found.problems.pop(KafkaReason.BROKER_UNREACHABLE, ()))
+    found.add_offline(found.without_leader)
+    waiting = (KafkaReason.BROKER_UNREACHABLE, KafkaReason.PARTITION_OFFLINE)
+    silent = tuple(detail for reason in waiting for detail in found.problems.pop(reason, ()))
     details = tuple(detail for details in found.problems.values() for detail in details)
     warnings: tuple[str, ...] = silent
     if found.topics:
@@ -75,6 +79,10 @@ async def check_kafka(settings: Settings) -> KafkaReport:
             former = await find_former_topics(settings)
         warnings = (*silent, *(str(one) for one in compared if one.topic in found.topics), *former.messages())
     return KafkaReport(_success_messages(settings, found), details, warnings)
+
+
+def _may_settle(found: Findings) -> bool:
+    return KafkaReason.COORDINATOR_UNAVAILABLE in found.problems or bool(found.without_leader)
 
 
 def _success_messages(settings: Settings, found: Findings) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
+from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 
@@ -27,6 +28,7 @@ from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol,
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.topic_reader import shown
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -79,6 +81,8 @@ class Findings:
     problems: dict[KafkaReason, list[str]] = field(default_factory=dict)
     topics: dict[str, int] = field(default_factory=dict)
     """Partitions by topic, of those that are there."""
+    without_leader: frozenset[TopicPartition] = frozenset()
+    """Partitions that no broker leads: a problem only if that lasts, since leaders move while brokers restart."""
     answers: bool = True
     """A broker answered."""
 
@@ -92,6 +96,12 @@ class Findings:
         details = self.problems.setdefault(reason, [])
         if detail not in details:
             details.append(detail)
+
+    def add_offline(self, partitions: Iterable[TopicPartition]) -> None:
+        """Adds partitions that no broker has led for a while. Only their records wait."""
+        if named := shown(partitions):
+            cure = "start the brokers that have their replicas"
+            self.add(KafkaReason.PARTITION_OFFLINE, f"no broker leads {named}: their records wait; {cure}")
 
     @property
     def details(self) -> Mapping[KafkaReason, str]:
@@ -164,8 +174,9 @@ class KafkaProbe:
     async def run(self, problems: KafkaProblems) -> None:
         """Checks the cluster every 10 s, and more often while something stops reading. Reports what is wrong.
 
-        Runs until cancelled.
+        A partition without a leader is reported at the second look. Runs until cancelled.
         """
+        without_leader: frozenset[TopicPartition] = frozenset()
         while True:
             pause_s = EVERY_S
             try:
@@ -175,6 +186,8 @@ class KafkaProbe:
                 log.exception("kafka could not be looked at because of a bug")
                 await self._close()
             else:
+                found.add_offline(found.without_leader & without_leader)
+                without_leader = found.without_leader
                 # A connection's problem is reported by the connection itself, for its broker.
                 own = {why: text for why, text in found.details.items() if why not in CONNECTING}
                 problems.replace(SOURCE, own)
@@ -215,6 +228,7 @@ class KafkaProbe:
         except UNSUPPORTED_REQUEST:
             return  # a broker older than Kafka 2.3, or the demo's: it doesn't say what is allowed
         topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
+        without_leader = set()
         for need in self._topics:
             error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), NOT_TOLD))
             kind = kafka_errors.for_code(error_code)
@@ -228,9 +242,11 @@ class KafkaProbe:
                 found.add(KafkaReason.TOPIC_MISSING, invalid, is_required=need.is_required)
             else:
                 found.topics[need.name] = len(partitions)
+                without_leader |= {TopicPartition(need.name, one[1]) for one in partitions if one[2] < 0}
                 lacking = _lacking(operations, need.operations)
                 if lacking:
                     self._add_missing(found, need, lacking)
+        found.without_leader = frozenset(without_leader)
 
     async def _look_at_group(self, client: AIOKafkaClient, need: GroupNeed, found: Findings) -> None:
         try:
