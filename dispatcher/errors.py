@@ -122,6 +122,14 @@ class BrokerUnavailable(DispatcherError):
         return "Kafka does not answer right now"
 
 
+class PartitionsUnavailable(BrokerUnavailable):
+    """Kafka didn't answer for some partitions of a topic: events of the others were sent again."""
+
+    @property
+    def for_tenants(self) -> str:
+        return "Kafka does not answer for some of the events right now: only the others were sent"
+
+
 class WebhookUnusable(DispatcherError):
     """The tenant has a webhook that can't be used: its configuration or a secret has a mistake. Its events are held."""
 

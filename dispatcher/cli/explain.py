@@ -14,11 +14,11 @@ import typer
 from dispatcher.cli.ops_client import OpsUrl, ask
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
-from dispatcher.contract.records import Record
+from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, StoreUnavailable, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
-from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
+from dispatcher.kafka.topic_reader import read_record
 from dispatcher.service import checked_source
 
 _TITLES = {
@@ -68,7 +68,7 @@ async def _explained(
     settings: Settings, event: Path | None, topic: str | None, partition: int, offset: int, ops: str | None
 ) -> Explanation:
     if event is None:
-        record = await _record_at(settings, topic or settings.kafka.topic, partition, offset)
+        record = await read_record(settings.kafka, Origin(topic or settings.kafka.topic, partition, offset))
     else:
         record = Record(settings.kafka.topic, 0, 0, int(time.time() * 1000), None, _content(event), ())
     limits = Limits(
@@ -90,13 +90,6 @@ async def _explained(
     if explanation.event is not None:
         more = (*more, *await _history_lines(settings, explanation.event.webhook_id, explanation.event.tenant))
     return replace(explanation, lines=(*explanation.lines, *more))
-
-
-async def _record_at(settings: Settings, topic: str, partition: int, offset: int) -> Record:
-    with translating_kafka_errors(settings.kafka):
-        async with open_topic(settings.kafka, topic) as reader:
-            record: Record = await reader.record_at(partition, offset)
-            return record
 
 
 def _content(path: Path) -> bytes:

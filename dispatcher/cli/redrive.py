@@ -84,7 +84,7 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
             await _tell_skipped(settings, tally)
             if dry_run or not tally.total:
                 typer.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
-                return 0
+                return INTERRUPTED if dead.silent else 0
             # The first signal ends it after the batch under way, a second one at once.
             with stop_on_signals(stop):
                 async with Producer(settings.kafka) as producer:

@@ -115,10 +115,13 @@ async def _from_topics(
     hashes = _hashes(settings, field, value, needs_key=False)
     typed = readings(value) or [value]
     wanted = Wanted(typed[0], field, tenant, hashes, tuple(typed[1:]))
-    found = await find_in_history_topic(settings, wanted, since)
+    silent: list[str] = []
+    found = await find_in_history_topic(settings, wanted, since, silent.append)
     has_history = found is not None
     if not found:
-        found = await find_in_event_topics(settings, wanted, since)
+        found = await find_in_event_topics(settings, wanted, since, silent.append)
+    if silent:
+        typer.echo(f"warning: no broker answers for {', '.join(silent)}: what is there is left out", err=True)
     by_event: defaultdict[str | None, list[_Line]] = defaultdict(list)
     for one in found:
         line = _Line(one.at, one.text, one.place) if one.entry is None else _Line.of(one.entry)

@@ -5,7 +5,7 @@ topics of parked, held and dead events its later copies; deliveries leave no tra
 read, too, see `former_topics`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,9 +19,10 @@ from dispatcher.errors import UnreadableEvent
 from dispatcher.history.timeline import title
 from dispatcher.kafka.former_topics import find_former_names
 from dispatcher.kafka.redrive import is_mark
-from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, open_topics, shown, translating_kafka_errors
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
+OnSilent = Callable[[str], None]
 _IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id")
 OF_RECIPIENT: Final = -1
 """Rank of an entry or event whose recipient is the wanted one."""
@@ -92,8 +93,12 @@ def of_first_reading(found: Sequence[Found]) -> list[Found]:
     return [one for one in found if one.rank in (OF_RECIPIENT, first)]
 
 
-async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float) -> list[Found] | None:
+async def find_in_history_topic(
+    settings: Settings, wanted: Wanted, since: float, on_silent: OnSilent = lambda _: None
+) -> list[Found] | None:
     """Returns the entries in the history topics, the oldest first; None if there is none.
+
+    `on_silent` is called with the names of partitions that are left out: no broker answers for them.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
@@ -103,7 +108,7 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
         existing, former = await find_former_names(settings)
     names = [name for name in (history_topic(settings.kafka.prefix), *former.history) if name in existing]
     for topic in names:
-        async for record in _records(settings, topic, since):
+        async for record in _records(settings, topic, since, on_silent):
             try:
                 decoded = decode_record(record.value)
             except UnreadableEvent:
@@ -116,8 +121,12 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
     return of_first_reading(sorted(found.values(), key=lambda one: one.at)) if names else None
 
 
-async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
+async def find_in_event_topics(
+    settings: Settings, wanted: Wanted, since: float, on_silent: OnSilent = lambda _: None
+) -> list[Found]:
     """Returns the event's records in the topic of events and in those of parked, held and dead events, oldest first.
+
+    `on_silent`: see `find_in_history_topic`.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
@@ -130,7 +139,7 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
     waiting |= dict.fromkeys((dead_letter_topic(kafka.prefix), *former.dead), "Dead")
     names = (kafka.topic, *retry_topics(kafka.prefix, settings.retry.tiers), *former.tiers, *waiting)
     for topic in [name for name in names if name in existing]:
-        async for record in _records(settings, topic, since):
+        async for record in _records(settings, topic, since, on_silent):
             event = _event_in(record)
             if event is not None and (rank := wanted.rank_of_event(event)) is not None:
                 text = _in_words(record, waiting.get(topic))
@@ -138,9 +147,13 @@ async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float)
     return of_first_reading(sorted(found, key=lambda one: one.at))
 
 
-async def _records(settings: Settings, topic: str, since: float) -> AsyncIterator[Record]:
+async def _records(settings: Settings, topic: str, since: float, on_silent: OnSilent) -> AsyncIterator[Record]:
     """Yields the records from a time on, by their timestamps, and the newest ones whatever their timestamps say."""
-    async with open_topic(settings.kafka, topic, passes_over_unreadable=True) as whole:
+    async with open_topics(
+        settings.kafka, [topic], passes_over_unreadable=True, without_silent=True, leader_s=SHORT_LEADER_S
+    ) as whole:
+        if whole.silent:
+            on_silent(shown(whole.silent))
         recent = await whole.since(since)
         reader = whole.within(
             {

@@ -12,7 +12,7 @@ from dispatcher.kafka.commit_metadata import CommittedPosition, own_metadata
 from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
-from dispatcher.kafka.topic_reader import Range, TopicReader, open_topics
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, Range, TopicReader, open_topics
 
 Found = TypeVar("Found")
 _IsFinished = Callable[[Record], bool]
@@ -23,13 +23,15 @@ async def read_backlog(
 ) -> frozenset[str]:
     """Calls `take` with every unfinished parked or held record, the oldest first within each partition.
 
-    Reads at most `most` records. Returns the topics in which more are unread.
+    Reads at most `most` records, and leaves partitions out for which no broker answers. Returns the topics in which
+    more are unread.
 
     Raises:
         NotFound: one of the topics is not there.
         BrokerUnavailable: the broker can't be reached, or doesn't return the groups' positions.
     """
-    async with open_topics(settings, [*topics, held_topic], "the retry topics") as reader:
+    names = [*topics, held_topic]
+    async with open_topics(settings, names, "the retry topics", without_silent=True, leader_s=SHORT_LEADER_S) as reader:
         of_held = [tp for tp in reader.ranges if tp.topic == held_topic]
         parked = await _parked_positions(settings, [tp for tp in reader.ranges if tp.topic != held_topic])
         held = await _committed(settings, lambda: committed_metadata(settings, held_group(settings.group_id), of_held))
@@ -45,7 +47,8 @@ async def read_backlog(
                 is_finished = finished.get(TopicPartition(record.topic, record.partition))
                 if is_finished is None or not is_finished(record):
                     take(record)
-        return frozenset(tp.topic for tp, (first, end) in ranges.items() if shares[tp] < end - first)
+        cut_off = [tp for tp, (first, end) in ranges.items() if shares[tp] < end - first]
+        return frozenset(tp.topic for tp in (*cut_off, *reader.silent))
 
 
 def _is_parked_finished(committed: CommittedPosition) -> _IsFinished:

@@ -1,14 +1,14 @@
 """Reads topics from outside any consumer group: joins, commits and creates nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import Record
+from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
@@ -23,6 +23,8 @@ SILENT_S = 30.0
 
 LEADER_S = 15.0
 """How long a partition may be without a leader that answers: while a broker restarts, others take over."""
+SHORT_LEADER_S = 1.0
+"""The same for pages, and for readers of many topics, which name the partitions that they leave out."""
 MOST_SHOWN = 5
 """Partitions that a message names."""
 
@@ -121,7 +123,7 @@ class TopicReader:
         """
         tp = TopicPartition(self._topic, partition)
         if tp not in self.ranges:
-            raise NotFound(f"{self._topic} has no partition {partition}: it has {len(self.ranges)}")
+            raise NotFound(f"{self._topic} has no partition {partition}")
         first, end = self.ranges[tp]
         if not first <= offset < end:
             there = f"it has {first} to {end - 1}" if first < end else "it is empty"
@@ -135,49 +137,37 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def open_topic(
-    settings: KafkaSettings, topic: str, *, passes_over_unreadable: bool = False
-) -> AsyncIterator[TopicReader]:
-    """Yields a reader of a topic as it is now.
-
-    `passes_over_unreadable`: a batch that can't be decoded is logged and left out; otherwise it ends the reading.
-
-    Raises:
-        NotFound: there is no such topic.
-        BrokerUnavailable: the broker can't be reached.
-    """
-    async with open_topics(settings, [topic], passes_over_unreadable=passes_over_unreadable) as reader:
-        yield reader
-
-
-@asynccontextmanager
 async def open_topics(
     settings: KafkaSettings,
     topics: Sequence[str],
     name: str = "",
     *,
+    only: Collection[tuple[str, int]] | None = None,
     passes_over_unreadable: bool = False,
     without_silent: bool = False,
+    leader_s: float = LEADER_S,
 ) -> AsyncIterator[TopicReader]:
-    """Yields a reader of several topics, read as one, up to their present ends. Waits `LEADER_S` for leaders.
+    """Yields a reader of several topics, read as one, up to their present ends.
 
     Args:
         name: their name in messages.
-        passes_over_unreadable: see `open_topic`.
+        only: topics and numbers of the partitions to read; None: all. Those that don't exist are left out.
+        passes_over_unreadable: logs and leaves out a batch that can't be decoded; otherwise it ends the reading.
         without_silent: leaves partitions out for which no broker answers; otherwise they are an error.
+        leader_s: how long partitions may be without a leader that answers.
 
     Raises:
         NotFound: one of them is not there.
         BrokerUnavailable: the broker can't be reached, or no broker answers for a partition.
     """
     with translating_kafka_errors(settings):
-        partitions = await partitions_of(settings, topics)
+        partitions = [tp for tp in await partitions_of(settings, topics) if only is None or tp in only]
         consumer = outside_consumer(settings)
         if passes_over_unreadable:
             pass_over_unreadable(consumer, lambda _tp, _first, _end: None)
         try:
             await consumer.start()
-            ranges = await _ranges(consumer, partitions)
+            ranges = await _ranges(consumer, partitions, leader_s)
             silent = [tp for tp in partitions if tp not in ranges]
             if silent and not without_silent:
                 raise BrokerUnavailable(f"kafka at {settings.bootstrap_servers}: no broker answers for {shown(silent)}")
@@ -186,22 +176,36 @@ async def open_topics(
             await stopped(consumer)
 
 
-async def _ranges(
-    consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]
-) -> dict[TopicPartition, Range]:
-    """Returns the ranges of the partitions, without those for which no broker answers within `LEADER_S`.
+async def read_record(settings: KafkaSettings, place: Origin) -> Record:
+    """Reads one record. The topic's other partitions may be without a leader.
 
     Raises:
-        KafkaError, TimeoutError: none answers.
+        NotFound: there is no record at this place.
+        BrokerUnavailable: the broker can't be reached, or no broker answers for the partition.
+    """
+    async with open_topics(settings, [place.topic], only={(place.topic, place.partition)}) as reader:
+        record: Record = await reader.record_at(place.partition, place.offset)
+        return record
+
+
+async def _ranges(
+    consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition], leader_s: float
+) -> dict[TopicPartition, Range]:
+    """Returns the ranges of the partitions, without those for which no broker answers within `leader_s`.
+
+    Raises:
+        KafkaError, TimeoutError: no broker answers for any.
     """
     now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
-    give_up_at = now() + LEADER_S
+    give_up_at = now() + leader_s
     ranges: dict[TopicPartition, Range] = {}
     while left := [tp for tp in partitions if tp not in ranges]:
         try:
             firsts = await first_offsets(consumer, left)
             ends = await end_offsets(consumer, list(firsts))
             ranges |= {tp: (firsts[tp], end) for tp, end in ends.items()}
+        except LeaderNotAvailableError:
+            pass  # a broker has answered, and says that none leads them
         except (KafkaError, TimeoutError):
             if now() >= give_up_at and not ranges:
                 raise
@@ -211,9 +215,9 @@ async def _ranges(
     return ranges
 
 
-def shown(partitions: Iterable[TopicPartition]) -> str:
+def shown(partitions: Iterable[tuple[str, int]]) -> str:
     """Returns `topic/0, topic/3` for messages, at most `MOST_SHOWN` of them."""
-    places = [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
+    places = [f"{topic}/{number}" for topic, number in sorted(partitions)]
     more = len(places) - MOST_SHOWN
     return ", ".join(places[:MOST_SHOWN]) + (f" and {more} more partitions" if more > 0 else "")
 

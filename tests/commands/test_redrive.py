@@ -23,7 +23,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, RedriveTally, Selection, fresh_headers
-from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topic_reader import open_topics
 from tests.commands.running import called, dispatcher, ended, start, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
@@ -59,14 +59,14 @@ class Dead:
 
     async def redrive(self, selection: Selection = EVERYTHING, rate: float = 10_000) -> RedriveTally:
         """What `dispatcher redrive` does, without a process of its own."""
-        async with open_topic(self._settings, f"{self.topic}.dead") as reader:
+        async with open_topics(self._settings, [f"{self.topic}.dead"]) as reader:
             redrive = Redrive(reader, selection)
             await redrive.count()
             return await redrive.send(self._producer, f"{self.topic}.retry.30s", rate, asyncio.Event())
 
     async def count(self, selection: Selection = EVERYTHING) -> tuple[int, int]:
         """How many are selected, and how many of those were sent back before."""
-        async with open_topic(self._settings, f"{self.topic}.dead") as reader:
+        async with open_topics(self._settings, [f"{self.topic}.dead"]) as reader:
             tally = await Redrive(reader, selection).count()
             return tally.total, tally.already
 

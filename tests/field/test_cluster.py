@@ -9,14 +9,21 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import Record
+from dispatcher.console.model import DeadQuery
+from dispatcher.console.pages.event_explanation import record_at
+from dispatcher.console.resend_model import RedriveModel, ResendQuery
+from dispatcher.console.sources.dead_events import DeadLetterReader
+from dispatcher.console.sources.delivered_events import DeliveredEvents
+from dispatcher.contract.records import Origin, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import is_mark
 from dispatcher.kafka.topic_tailer import TopicTailer
-from dispatcher.kafka.topics import held_topic
+from dispatcher.kafka.topics import held_topic, retry_topics
 from tests.commands import running
+from tests.console.history_store import entry_of, history_in
+from tests.console.sources.conftest import settings_for
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
@@ -203,6 +210,98 @@ async def test_dead_events_are_shown_and_sent_back_but_those_of_partitions_witho
                 assert (ran.status, f"\n{60 - there} dead events selected; {there} more" in ran.out) == (0, True), ran
                 following.cancel()
             await scene.all_accepted(dispatcher, 120)
+
+
+async def test_commands_and_probes_name_partitions_without_a_leader_and_read_the_others(
+    cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    async with stage(cluster.bootstrap_servers, tmp_path, replication=1, partitions=NODES) as scene:
+        scene.mount([scene.webhook(tenant) for tenant in TENANTS])
+        producer = await scene.producer()
+        for number in range(NODES):
+            await producer.send_and_wait(scene.topic, event(TENANTS[0], f"e{number}"), partition=number)
+        leaders = await cluster.leaders(scene.topic)
+        lost, away = next((number, node) for number, node in leaders.items() if node is not cluster.nodes[0])
+        led = next(number for number, node in leaders.items() if node is not away)
+        away.kill()
+        await until(lambda: _are_led(scene.topic, cluster, NODES - 1), "a partition without a leader", 60)
+        async with scene.dispatcher() as dispatcher:
+            place = ("--partition", str(led), "--offset", "0")
+            ran = await running.dispatcher("explain", "-c", dispatcher.path, *place)
+            assert (ran.status, f"{scene.topic}/{led}/0" in ran.out) == (0, True), ran
+            ran = await running.dispatcher("explain", "-c", dispatcher.path, "--partition", str(lost), "--offset", "0")
+            assert (ran.status, f"no broker answers for {scene.topic}/{lost}" in ran.err) == (1, True), ran
+            kafka = KafkaSettings(bootstrap_servers=scene.bootstrap_servers)
+            assert (await record_at(kafka, Origin(scene.topic, led, 0))).offset == 0
+            identity = webhook_id_of(TENANTS[0], f"e{led}")
+            ran = await running.dispatcher("trace", "-c", dispatcher.path, "--topics", "--webhook-id", identity)
+            assert (ran.status, "Arrived" in ran.out) == (0, True), ran
+            assert f"warning: no broker answers for {scene.topic}/{lost}" in ran.err
+            ran = await running.dispatcher("check", "--kafka", "-c", dispatcher.path)
+            assert (ran.status, "no broker leads " in ran.out + ran.err) == (0, True), ran
+            assert f"{scene.topic}/{lost}" in ran.out + ran.err, ran
+            dispatcher.start()
+            await reports(dispatcher, "partition_offline", "no broker leads ", ready=True)
+            await away.start()
+            await reports_nothing(dispatcher, 90)
+
+
+@pytest.mark.all_faults
+async def test_the_console_sends_again_what_partitions_with_a_leader_have(
+    cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    topic, tenant = f"again-{uuid4().hex[:8]}", TENANTS[0]
+    settings = settings_for(cluster.bootstrap_servers, topic)
+    dead, tier = f"{topic}.dead", retry_topics(topic, settings.retry.tiers)[0]
+    for name in (topic, dead):
+        await topics.create_topic(cluster.bootstrap_servers, name, partitions=NODES, replication=1)
+    for name in (tier, f"{topic}.history"):
+        await topics.create_topic(cluster.bootstrap_servers, name, replication=NODES)
+    async with history_in(tmp_path) as history, Producer(settings.kafka) as producer:
+        for number in range(NODES):
+            value = event(tenant, f"e{number}")
+            at = await producer.write(topic, b"key", value, [], "retry", number)
+            headers = RetryState(Origin(topic, number, at), 1.0, reason="status").headers()
+            await producer.write(dead, b"key", value, headers, "dead_letter", number)
+            place = {"topic": topic, "partition": number, "offset": at, "webhook_id": f"msg_{number}"}
+            await history.add(entry_of(tenant, str(number), age_s=100 - number, **place))
+        reader = DeadLetterReader(settings)
+        resends = DeliveredEvents(settings, history.lookup, reader.jobs)
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(reader.run())
+            await until(lambda: reader.count(tenant, 0.0) == NODES, "all dead events", 60)
+            away = cluster.nodes[-1]
+            led = [number for number, node in (await cluster.leaders(topic)).items() if node is not away]
+            dead_led = [number for number, node in (await cluster.leaders(dead)).items() if node is not away]
+            away.kill()
+            await until(lambda: _are_led(topic, cluster, len(led)), "a partition without a leader", 60)
+            check = await resends.check(tenant, ResendQuery(since=0.0))
+            assert (check.events, check.gone, check.is_at_least) == (len(led), 0, True)
+            await until(lambda: reader.follower.problem is not None, "the console to know", 60)
+            count = await reader.count_matching(tenant, DeadQuery())
+            assert (count.events, count.is_at_least) == (len(dead_led), True)
+            one = f"{dead_led[0]}-0"
+            job = await reader.redrive(tenant, ids=frozenset({one}), query=DeadQuery(), by="me", orgs=None)
+            assert await _ended(reader, job) == ("done", 1, "")
+            job = await resends.start(tenant, ResendQuery(since=0.0), "me")
+            state, sent, problem = await _ended(reader, job)
+            assert (state, sent) == ("failed", len(led)), problem
+            assert "only the others were sent" in problem
+            resume = reader.job(job.id, orgs=None).resume
+            assert resume is not None
+            job = await reader.redrive(tenant, ids=None, query=DeadQuery(), by="me", orgs=None)
+            state, sent, problem = await _ended(reader, job)
+            assert (state, sent) == ("failed", len(dead_led) - 1), problem
+            await away.start()
+            left = ResendQuery(since=0.0, until=resume.until, checked_at=resume.checked_at)
+            assert await _ended(reader, await resends.start(tenant, left, "me")) == ("done", NODES - len(led), "")
+            following.cancel()
+
+
+async def _ended(reader: DeadLetterReader, job: RedriveModel) -> tuple[str, int, str]:
+    await until(lambda: reader.job(job.id, orgs=None).is_over, "the job's end", 90)
+    over = reader.job(job.id, orgs=None)
+    return over.state, over.sent, over.problem
 
 
 class _Shown:

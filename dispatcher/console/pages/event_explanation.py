@@ -18,7 +18,7 @@ from dispatcher.contract.reason_texts import SKIPPED
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.flow.explain import Explanation, Limits, Line, explain
-from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topic_reader import read_record
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -54,11 +54,10 @@ async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
         DispatcherError: the broker can't be reached.
     """
     try:
-        async with asyncio.timeout(CHECK_S), open_topic(settings, origin.topic) as topic:
-            record: Record = await topic.record_at(origin.partition, origin.offset)
+        async with asyncio.timeout(CHECK_S):
+            return await read_record(settings, origin)
     except TimeoutError:
         raise BrokerUnavailable from None
-    return record
 
 
 async def decision_on(

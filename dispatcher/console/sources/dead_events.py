@@ -18,14 +18,14 @@ from dispatcher.console.resend_model import DeadCount, RedriveModel, SkippedCoun
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
 from dispatcher.console.sources.skip_forecast import count_skipped
-from dispatcher.contract.records import Record
+from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
-from dispatcher.errors import BrokerUnavailable, NotFound
+from dispatcher.errors import BrokerUnavailable, NotFound, PartitionsUnavailable
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import OnProgress, Redrive, RedriveTally, Selection
-from dispatcher.kafka.topic_reader import TopicReader, open_topic
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, TopicReader, open_topics, read_record, shown
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from dispatcher.stores.sql.records import Orgs
@@ -93,15 +93,18 @@ class DeadLetterReader:
             return DeadCount(self._expected(tenant, query))
         redrive = None
         try:
-            async with asyncio.timeout(CHECK_S), open_topic(self._kafka, self._topic) as topic:
+            async with (
+                asyncio.timeout(CHECK_S),
+                open_topics(self._kafka, [self._topic], without_silent=True, leader_s=SHORT_LEADER_S) as topic,
+            ):
                 selection = _selection_of(tenant, query)
                 redrive = self._new_redrive(await self._dead_since(topic, selection), selection)
                 await redrive.count()
+                return DeadCount(redrive.tally.total, is_at_least=bool(topic.silent))
         except TimeoutError:
             if redrive is None:
                 raise BrokerUnavailable from None
             return DeadCount(redrive.tally.total, is_at_least=True)
-        return DeadCount(redrive.tally.total)
 
     async def record(self, dead_id: str) -> DeadRecord:
         """Reads the record of a dead event of any organisation.
@@ -112,8 +115,8 @@ class DeadLetterReader:
         """
         self.get(dead_id, orgs=None)
         try:
-            async with asyncio.timeout(CHECK_S), open_topic(self._kafka, self._topic) as topic:
-                record: Record = await topic.record_at(*place_of(dead_id))
+            async with asyncio.timeout(CHECK_S):
+                record = await read_record(self._kafka, Origin(self._topic, *place_of(dead_id)))
         except TimeoutError:
             raise BrokerUnavailable from None
         return DeadRecord(record.key, record.value, tuple((name, value) for name, value in record.headers))
@@ -194,9 +197,11 @@ class DeadLetterReader:
                 too_large=tally.too_large,
             )
 
+        places = selection.positions
+        only = None if places is None else {(self._topic, partition) for partition, _ in places}
         async with (
             asyncio.timeout(ANSWER_S) as opening,
-            open_topic(self._kafka, self._topic) as dead,
+            open_topics(self._kafka, [self._topic], only=only, without_silent=only is None) as dead,
             open_history(self._settings) as history,
         ):
             opening.reschedule(None)
@@ -207,6 +212,8 @@ class DeadLetterReader:
                 connecting.reschedule(None)
                 report(await job.finish(redrive.send(producer, self._redrive_to, RATE, job.stop)))
         log.info("dead events sent again", job=job.id, tenant=str(tenant), sent=redrive.tally.sent)
+        if dead.silent and not job.stop.is_set():
+            raise PartitionsUnavailable(f"no broker answers for {shown(dead.silent)}: dead events there are left")
 
 
 def _selection_of(tenant: TenantKey, query: DeadQuery) -> Selection:

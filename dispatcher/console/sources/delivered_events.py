@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,11 +20,11 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
-from dispatcher.errors import BrokerUnavailable, NotFound
+from dispatcher.errors import BrokerUnavailable, NotFound, PartitionsUnavailable
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.resend import Resend, ResendTally, available_places
-from dispatcher.kafka.topic_reader import open_topics
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, open_topics, shown
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores.sql.history_search import HistoryQuery
 
@@ -73,8 +73,15 @@ class DeliveredEvents:
         if not part.events:
             return found
         try:
-            async with asyncio.timeout(CHECK_S), open_topics(self._settings.kafka, _topics(part.events)) as reader:
-                kept, gone = available_places(part.events, reader.ranges)
+            only = _partitions(part.events)
+            async with (
+                asyncio.timeout(CHECK_S),
+                open_topics(
+                    self._settings.kafka, _topics(only), only=only, without_silent=True, leader_s=SHORT_LEADER_S
+                ) as reader,
+            ):
+                kept, gone = available_places(_without(part.events, reader.silent), reader.ranges)
+                found = replace(found, is_at_least=found.is_at_least or bool(reader.silent))
         except NotFound:  # the topic of events has another name now
             return replace(found, gone=len(part.events))
         except TimeoutError:
@@ -184,6 +191,8 @@ class DeliveredEvents:
     ) -> None:
         """Sends one part after the other, until nothing is left or the job is stopped."""
         progress = _Progress(job)
+        left: ResumePoint | None = None
+        silent: set[tuple[str, int]] = set()
         async with (
             asyncio.timeout(ANSWER_S) as opening,
             open_history(self._settings) as history,
@@ -193,16 +202,22 @@ class DeliveredEvents:
             while True:
                 progress.begin(part, resume)
                 if part.events:
-                    await self._send_part(job, tenant, part, progress.report, history, producer)
+                    unsent = await self._send_part(job, tenant, part, progress.report, history, producer)
+                    left = left or (resume if unsent else None)
+                    silent |= unsent
+                if left is not None:
+                    job.report(resume=left)
                 if job.stop.is_set():
                     break
                 if part.next is None:
-                    job.report(resume=None)
+                    job.report(resume=left)
                     break
                 part = await self._part(tenant, order, part.next)
                 newest_ms = max((entry.at for entry in part.events.values()), default=0)
                 resume = replace(resume, until=(newest_ms + 2) / 1000)  # the range excludes its end
         log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=progress.tally.sent)
+        if silent and not job.stop.is_set():
+            raise PartitionsUnavailable(f"no broker answers for {shown(silent)}: events there are left")
 
     async def _send_part(
         self,
@@ -212,17 +227,21 @@ class DeliveredEvents:
         report: Callable[[ResendTally], None],
         history: HistoryRecorder | None,
         producer: Producer,
-    ) -> None:
+    ) -> set[tuple[str, int]]:
+        """Sends the events of one part. Returns the partitions whose events are left: no broker answers for them."""
+        only = _partitions(part.events)
         async with (
             asyncio.timeout(ANSWER_S) as opening,
-            open_topics(self._settings.kafka, _topics(part.events)) as reader,
+            open_topics(self._settings.kafka, _topics(only), only=only, without_silent=True) as reader,
         ):
             opening.reschedule(None)
             if not job.begun.done():
                 job.begun.set_result(None)
-            resend = Resend(reader, tenant, part.events, report, history, self._note_sent)
+            there = _without(part.events, reader.silent)
+            resend = Resend(reader, tenant, there, report, history, self._note_sent)
             report(resend.tally)
             report(await job.finish(resend.send(producer, self._redrive_to, RATE, job.stop)))
+            return set(reader.silent)
 
 
 class _Progress:
@@ -264,5 +283,13 @@ def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, HistoryEntry]:
     }  # fmt: skip
 
 
-def _topics(origins: Iterable[Origin]) -> list[str]:
-    return sorted({one.topic for one in origins})
+def _partitions(origins: Iterable[Origin]) -> set[tuple[str, int]]:
+    return {(one.topic, one.partition) for one in origins}
+
+
+def _topics(partitions: Iterable[tuple[str, int]]) -> list[str]:
+    return sorted({topic for topic, _ in partitions})
+
+
+def _without(origins: Iterable[Origin], silent: Collection[tuple[str, int]]) -> list[Origin]:
+    return [one for one in origins if (one.topic, one.partition) not in silent]

@@ -16,7 +16,7 @@ from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topic_reader import open_topics
 from tests.console.sources.conftest import running, until
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Behaviour, Receiver, Stage, stage, status, tenants
@@ -122,7 +122,7 @@ async def _is_found_again(attempts: AttemptReader, settings: Settings) -> None:
     assert [fact.verdict for fact in page.items] == ["delivered", "retry_soon"]
     (origin,) = {fact.origin for fact in page.items}
     assert origin is not None
-    async with open_topic(settings.kafka, origin.topic) as reader:
+    async with open_topics(settings.kafka, [origin.topic]) as reader:
         record = await reader.record_at(origin.partition, origin.offset)
     event = read_event(record, origin)
     assert isinstance(event, DeliveryEvent)

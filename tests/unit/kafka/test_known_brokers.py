@@ -13,7 +13,7 @@ from dispatcher.kafka import aiokafka_patches, reconnecting
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.probe import GroupNeed, KafkaProbe, Operation, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.kafka.topic_reader import open_topic, partitions_of
+from dispatcher.kafka.topic_reader import open_topics, partitions_of
 from tests.unit.kafka.advertised_brokers import AdvertisedBroker
 
 TOPIC = TopicNeed("events", (Operation.READ,), "create it")
@@ -93,7 +93,7 @@ async def test_a_wrong_advertised_address_is_named_by_everything_that_connects(
         assert set(found.details) == {reason}
         assert named in found.details[reason]
         with pytest.raises(BrokerUnavailable, match=named):
-            async with open_topic(settings(broker), "events"):
+            async with open_topics(settings(broker), ["events"]):
                 pass
 
         joining = asyncio.create_task(join(settings(broker), ["events"], "g", Assignments(Nobody()), problems=problems))
