@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Final
 
 import aiokafka.consumer.consumer
+import structlog
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
@@ -21,6 +22,9 @@ from aiokafka.protocol.types import Int16, Int32, Schema, String
 
 from dispatcher.contract.records import STEADY_CLOCK
 from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
 
 FENCED_INSTANCE_ID: Final = 82
 _HEARTBEAT: Final = 12
@@ -135,6 +139,16 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         if response.error_code == FENCED_INSTANCE_ID:
             raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")
 
+    async def _do_commit_offsets(self, assignment: object, offsets: object) -> None:
+        """Commits in a task of its own, which goes on if the caller stops waiting: aiokafka shields it.
+
+        A caller that stops waiting reports that. What the broker or the closed connection says later adds nothing.
+        """
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(_retrieve_broker_error)
+        await super()._do_commit_offsets(assignment, offsets)
+
     async def coordinate_again(self) -> None:
         """Joins the group again after an unexpected error has ended the task that kept the membership.
 
@@ -151,6 +165,14 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         listener = self._subscription.listener
         if listener is not None and hasattr(listener, "on_heartbeat"):
             listener.on_heartbeat(heard_at)
+
+
+def _retrieve_broker_error(task: "asyncio.Task[None]") -> None:
+    """Marks a commit's error as seen, so that asyncio doesn't report it as unobserved. A bug is logged."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, KafkaError):
+        metrics.ERRORS.labels("task").inc()
+        log.error("a commit failed because of a bug", exc_info=error)
 
 
 def install() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -156,8 +156,10 @@ class _ClientInUse:
         batch = self.client.create_batch()
         batch.append(key=write.key, value=write.value, timestamp=None, headers=list(write.headers))
         batch.close()
-        written = await (await self.client.send_batch(batch, write.topic, partition=partition))
-        return int(written.offset)
+        sent = await self.client.send_batch(batch, write.topic, partition=partition)
+        sent.add_done_callback(_retrieve)  # a write that ends before its batch reports its own error
+        await asyncio.wait({sent})  # cancelled with this write, it would lose the batch's error
+        return int(sent.result().offset)
 
     async def close(self) -> None:
         """Closes after the current writes have ended; drops records that no caller waits for any more."""
@@ -167,9 +169,37 @@ class _ClientInUse:
                     await self.idle.wait()
             except TimeoutError:
                 log.warning("kafka producer is closed with writes under way", writes=self.writes)
-        accumulator = self.client._message_accumulator  # noqa: SLF001  (`stop` would wait for batches for ever)
-        accumulator.fail_all(KafkaError("the producer was replaced"))
+        _drop_unsent(self.client._message_accumulator)  # noqa: SLF001  (`stop` would wait for batches for ever)
         await stopped(self.client)
+
+
+def _drop_unsent(accumulator: Any) -> None:
+    """Fails all batches. The writes whose records they hold have timed out, and were reported and counted then."""
+    queued = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
+    batches = [*queued, *accumulator._pending_batches]  # noqa: SLF001
+    accumulator.fail_all(KafkaError("the producer was replaced"))
+    accumulator._batches.clear()  # noqa: SLF001  (the sender must not send what has failed)
+    for batch in batches:
+        # Only writes that are still under way wait for these.
+        _retrieve(batch.future)
+        _retrieve(batch._drain_waiter)  # noqa: SLF001
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Marks a future's error as seen, so that asyncio doesn't report it as unobserved."""
+    if future.done() and not future.cancelled():
+        future.exception()
+
+
+class _PendingBatches(set[Any]):
+    """The batches that a producer is sending. Removes those that are no longer there without an error.
+
+    aiokafka removes a batch when it fails and when it is to be sent once more. If a batch that waits for that fails,
+    because its producer is closed, it raises KeyError: in a callback, or in the task that sends, which then ends.
+    """
+
+    def remove(self, element: Any) -> None:
+        self.discard(element)
 
 
 class Producer:
@@ -374,6 +404,7 @@ class Producer:
         )
         # aiokafka gives up batches that it hasn't sent after `request_timeout_ms`, which is for single requests.
         client._message_accumulator._batch_ttl = WRITE_S  # noqa: SLF001
+        client._message_accumulator._pending_batches = _PendingBatches()  # noqa: SLF001
         try:
             await client.start()
         except BaseException:

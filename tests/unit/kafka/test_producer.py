@@ -79,6 +79,8 @@ class Client:
         self.accepted: Counter[str] = Counter()
         self._lingering: dict[str, tuple[list[bytes | None], asyncio.Task[None]]] = {}
         self._message_accumulator = self
+        self._batches: dict[object, object] = {}
+        self._pending_batches: set[object] = set()
         self.client = self.cluster = self
         self._partitions = set(broker.partitions)
         """As they were when the client looked last."""
