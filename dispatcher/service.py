@@ -259,7 +259,9 @@ class Service:
     ) -> None:
         """Runs the producer, then the consumers, until `stop`."""
         async with AsyncExitStack() as parts:
-            opening = parts.enter_async_context(Producer(self._settings.kafka, self._kafka_problems))
+            opening = parts.enter_async_context(
+                Producer(self._settings.kafka, self._kafka_problems, self._clock_check.note_own_append)
+            )
             producer = await unless_stopped(self._stop, opening)
             if producer is None:
                 return

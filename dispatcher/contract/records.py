@@ -17,6 +17,8 @@ RecordHeaders = Sequence[tuple[str, bytes | None]]
 PREFIX: Final = "feedback-"
 OLDEST_EVENT_S: Final = 365 * 86_400.0
 """A record's timestamp that is older is implausible: no topic of events keeps records this long."""
+LOG_APPEND_TIME: Final = 1
+"""`timestamp_type` of a record whose timestamp is the broker's."""
 _ORIGIN_TOPIC: Final = PREFIX + "origin-topic"
 
 

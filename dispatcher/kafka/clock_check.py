@@ -20,6 +20,8 @@ FASTEST: Final = 1.5
 """Seconds that the clock of ages passes in one second at most: after a jump, events keep two thirds of their time."""
 JUMP_REPORTED_S: Final = 3600.0
 """After this time a jump counts as a repair: the clock is taken for right."""
+LATEST_ANSWER_S: Final = 60.0
+"""Time within which a broker acknowledges a record after appending it: later, the write has failed."""
 APPENDED_REPORTED_S: Final = 30.0
 """Time for which a difference from the brokers' clock is a problem, after the last record that showed it."""
 
@@ -79,9 +81,16 @@ class ClockCheck:
         """Compares the wall clock with the time at which a broker appended a record: that time must have passed."""
         ahead = appended_ms / 1000 - self._wall()
         if ahead > CLOCKS_DIFFER_S:
-            by = format_duration(60.0 * round(ahead / 60))
-            detail = (
-                f"the brokers' clock is {by} ahead of this machine's: parked events are due late; repair the time "
-                "synchronisation of the node or of the brokers"
-            )
-            self._problems.report(KafkaReason.CLOCK, detail, source="brokers' clock", lasts_s=APPENDED_REPORTED_S)
+            self._report_difference(ahead, "ahead of this machine's: parked events are due late")
+
+    def note_own_append(self, appended_ms: int) -> None:
+        """Compares the wall clock with the time at which a broker appended a record of ours, within the last minute."""
+        self.note_append(appended_ms)
+        behind = self._wall() - appended_ms / 1000
+        if behind > LATEST_ANSWER_S + CLOCKS_DIFFER_S:
+            self._report_difference(behind, "behind this machine's: events may reach their age limit early")
+
+    def _report_difference(self, seconds: float, how: str) -> None:
+        by = format_duration(60.0 * round(seconds / 60))
+        detail = f"the brokers' clock is {by} {how}; repair the time synchronisation of the node or of the brokers"
+        self._problems.report(KafkaReason.CLOCK, detail, source="brokers' clock", lasts_s=APPENDED_REPORTED_S)

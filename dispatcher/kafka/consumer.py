@@ -20,7 +20,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessRecord, Record
+from dispatcher.contract.records import LOG_APPEND_TIME, AssignmentEpoch, Lease, ProcessRecord, Record
 from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import Committer
 from dispatcher.kafka.connection import stopped
@@ -41,8 +41,6 @@ log = structlog.get_logger(__name__)
 
 REVOKE_WAIT_S: Final = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
-LOG_APPEND_TIME: Final = 1
-"""`timestamp_type` of a record whose timestamp is the broker's."""
 BATCH: Final = 500
 """Records of one poll, at most."""
 

@@ -12,7 +12,7 @@ broker refuses everything behind the gap as out of order: aiokafka doesn't renum
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     BrokerResponseError,
     InvalidProducerIdMapping,
+    InvalidTimestampError,
     KafkaError,
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
@@ -36,7 +37,7 @@ from aiokafka.errors import (
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.contract.records import RecordHeaders
+from dispatcher.contract.records import LOG_APPEND_TIME, RecordHeaders
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.partition_choice import PartitionChoice
@@ -61,6 +62,10 @@ RECORD_OVERHEAD: Final = 100
 """Bytes of a batch with one record, beside key, value and headers."""
 
 _SIZE_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
+_UNTIMELY = (
+    "refused the time of a record: this machine's clock or the brokers' is wrong, or the topic's limits are too narrow "
+    "(message.timestamp.after.max.ms and message.timestamp.before.max.ms)"
+)
 _NUMBERS_REFUSED = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerIdMapping, ProducerFenced)
 """The record was not written, and the fault is an earlier one's."""
 
@@ -99,6 +104,8 @@ class _ClientInUse:
 
     client: AIOKafkaProducer
     is_numbered: bool
+    on_append: Callable[[int], None] | None = None
+    """Called with times (milliseconds since 1970) at which a broker appended records, of topics that keep this time."""
     writes: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -121,6 +128,12 @@ class _ClientInUse:
         written = await self.client.send_and_wait(
             write.topic, write.value, write.key, partition, headers=list(write.headers)
         )
+        return self._noted(written)
+
+    def _noted(self, written: Any) -> int:
+        """Returns the offset of a record. Notes its time if that is the broker's."""
+        if self.on_append is not None and written.timestamp_type == LOG_APPEND_TIME and written.timestamp > 0:
+            self.on_append(written.timestamp)
         return int(written.offset)
 
     async def find(self, topic: str, partition: int) -> None:
@@ -159,7 +172,7 @@ class _ClientInUse:
         sent = await self.client.send_batch(batch, write.topic, partition=partition)
         sent.add_done_callback(_retrieve)  # a write that ends before its batch reports its own error
         await asyncio.wait({sent})  # cancelled with this write, it would lose the batch's error
-        return int(sent.result().offset)
+        return self._noted(sent.result())
 
     async def close(self) -> None:
         """Closes after the current writes have ended; drops records that no caller waits for any more."""
@@ -205,9 +218,20 @@ class _PendingBatches(set[Any]):
 class Producer:
     """Writes the dispatcher's own records: retry, dead-letter and others. Entering waits until a broker answers."""
 
-    def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """Prepares a producer without connecting. `problems` receives what prevents writing."""
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        problems: KafkaProblems | None = None,
+        on_append: Callable[[int], None] | None = None,
+    ) -> None:
+        """Prepares a producer without connecting.
+
+        Args:
+            problems: receives what prevents writing.
+            on_append: called with times (milliseconds since 1970) at which a broker has just appended a record.
+        """
         self._settings = settings
+        self._on_append = on_append
         self._problems = problems or KafkaProblems()
         self._largest = largest_record(settings.max_record_bytes)
         self._connections: dict[bool, _ClientInUse] = {}
@@ -272,6 +296,8 @@ class Producer:
             self._report_failure(
                 topic, type(error).__name__, str(error), is_refused=isinstance(error, BrokerResponseError)
             )
+            if isinstance(error, InvalidTimestampError):
+                self._problems.report(KafkaReason.CLOCK, f"topic {topic} {_UNTIMELY}", source=topic, lasts_s=SUSPECT_S)
             raise NotWritten(f"{topic}: {type(error).__name__}") from error
 
     def _too_large(self, topic: str, size: int) -> RecordTooLarge:
@@ -410,7 +436,7 @@ class Producer:
         except BaseException:
             await stopped(client)
             raise
-        return _ClientInUse(client, is_numbered)
+        return _ClientInUse(client, is_numbered, self._on_append)
 
 
 def _means_unsupported(error: Exception) -> bool:

@@ -96,6 +96,23 @@ async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene
 
 
 @pytest.mark.all_faults
+async def test_a_clock_ahead_of_the_brokers_from_the_start_is_named_though_nothing_is_delivered(scene: Stage) -> None:
+    """Their time is known if one of the dispatcher's topics carries it."""
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    scene.receiver.behave(f"/{tenant.org}", status(503))
+    for tier in scene.tier_topics:
+        await topics.set_config(scene.bootstrap_servers, tier, {"message.timestamp.type": "LogAppendTime"})
+    clock = WallClock(scene.directory / "clock")
+    clock.set(3 * 3600)
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.program = clock.program({})
+        dispatcher.start()
+        await scene.produce([tenant], 5)
+        await reports(dispatcher, "clock", "the brokers' clock is 3h behind this machine's", ready=True, timeout_s=30)
+
+
+@pytest.mark.all_faults
 async def test_a_clock_behind_the_brokers_is_named(scene: Stage) -> None:
     """Their time is known if the topic's records carry it."""
     (tenant,) = tenants(1)

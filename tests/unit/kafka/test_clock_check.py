@@ -14,9 +14,9 @@ HOUR_S = 3600.0
 class Clocks:
     """A wall clock that can be set, and a steady one."""
 
-    def __init__(self) -> None:
+    def __init__(self, wrong_s: float = 0.0) -> None:
         self.steady = 100.0
-        self.wrong_s = 0.0
+        self.wrong_s = wrong_s
         self.problems = KafkaProblems(lambda: self.steady)
         self.check = ClockCheck(self.problems, lambda: self.wall, lambda: self.steady)
 
@@ -98,6 +98,19 @@ def test_the_clock_of_ages_is_never_ahead_and_never_hurries(steps: list[tuple[fl
     clocks.wrong_s = max(0.0, clocks.wrong_s)
     clocks.steady += 1e9
     assert clocks.check.age_now() == clocks.wall, "it follows in the end"
+
+
+@pytest.mark.parametrize(("wrong_s", "how"), [(3 * HOUR_S, "3h behind this machine's"), (-3 * HOUR_S, "3h ahead of")])
+def test_a_clock_that_is_wrong_from_the_start_is_named_by_an_own_write(wrong_s: float, how: str) -> None:
+    clocks = Clocks(wrong_s)
+    brokers = clocks.wall - wrong_s
+    clocks.check.note_own_append(int((clocks.wall - 100) * 1000))  # the acknowledgement came late
+    assert clocks.details() == []
+    clocks.check.note_own_append(int(brokers * 1000))
+    (detail,) = clocks.details()
+    assert f"the brokers' clock is {how}" in detail
+    clocks.passes(60)
+    assert clocks.details() == []
 
 
 def test_a_record_from_the_future_of_the_brokers_clock_is_named_for_a_while() -> None:

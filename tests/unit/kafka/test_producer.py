@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -41,6 +42,8 @@ class Broker:
     written: defaultdict[str, list[bytes | None]] = field(default_factory=lambda: defaultdict(list))
     most_bytes: dict[str, int] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
+    untimely: set[str] = field(default_factory=set)
+    """Topics that refuse the records' timestamps."""
     hangs: bool = False
     away: bool = False
     clients: list["Client"] = field(default_factory=list)
@@ -61,6 +64,8 @@ class Broker:
             raise KafkaConnectionError
         if client.is_numbered and number != client.accepted[topic]:
             raise OutOfOrderSequenceNumber
+        if topic in self.untimely:
+            raise InvalidTimestampError
         if topic in self.closed:
             raise TopicAuthorizationFailedError(topic)
         if sum(len(value or b"") for value in values) > self.most_bytes.get(topic, 1 << 30):
@@ -224,6 +229,18 @@ async def test_records_that_are_under_way_behind_a_refusal_are_written_at_once(b
         with pytest.raises(RecordTooLarge):
             await refused
     assert broker.written["t"] == [b"b"] * 3
+
+
+@virtual_time
+async def test_a_record_that_is_refused_for_its_time_names_the_clock(broker: Broker) -> None:
+    problems = KafkaProblems()
+    broker.untimely.add("t")
+    async with Producer(SETTINGS, problems) as producer:
+        with pytest.raises(NotWritten):
+            await write(producer, "t", b"x")
+    found = {one.reason: one.detail for one in problems.current}
+    assert set(found) == {KafkaReason.WRITE_REFUSED, KafkaReason.CLOCK}
+    assert "topic t refused the time of a record" in found[KafkaReason.CLOCK]
 
 
 @virtual_time
