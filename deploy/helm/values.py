@@ -74,12 +74,6 @@ DETAILS: dict[str, dict[str, Any]] = {
     "console.ingress.pathType": {"enum": ["Prefix", "Exact", "ImplementationSpecific"]},
     "console.podDisruptionBudget.maxUnavailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
     "console.podDisruptionBudget.minAvailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
-    "console.podDisruptionBudget": {
-        "not": {
-            "properties": {name: {"not": {"type": "null"}} for name in ("minAvailable", "maxUnavailable")},
-            "required": ["minAvailable", "maxUnavailable"],
-        }
-    },
     "topics.strimzi.user.authentication": {"enum": ["scram-sha-512", "tls"]},
     "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
@@ -108,12 +102,6 @@ DETAILS: dict[str, dict[str, Any]] = {
     "podDisruptionBudget.maxUnavailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
     "podDisruptionBudget.minAvailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
     "podDisruptionBudget.unhealthyPodEvictionPolicy": {"enum": ["AlwaysAllow", "IfHealthyBudget"]},
-    "podDisruptionBudget": {
-        "not": {
-            "properties": {name: {"not": {"type": "null"}} for name in ("minAvailable", "maxUnavailable")},
-            "required": ["minAvailable", "maxUnavailable"],
-        }
-    },
     "autoscaling.type": {"enum": ["none", "hpa", "keda"]},
     "autoscaling.minReplicas": {"minimum": 1},
     "autoscaling.maxReplicas": {"minimum": 1},
@@ -140,15 +128,6 @@ DETAILS: dict[str, dict[str, Any]] = {
     "console.httpRoute.hostnames": _NAMES,
     "console.ingress": _where_enabled("hosts"),
     "console.httpRoute": _where_enabled("parentRefs"),
-    "console": {
-        "not": {
-            "properties": {
-                name: {"properties": {"enabled": {"const": True}}, "required": ["enabled"]}
-                for name in ("ingress", "httpRoute")
-            },
-            "required": ["ingress", "httpRoute"],
-        }
-    },
     "topics.create": {"enum": ["none", "job", "strimzi"]},
     "topics.partitions": {"minimum": 0},
     "topics.replicas": {"minimum": 1},

@@ -1,7 +1,7 @@
 """The command line: its commands and their exit codes.
 
-0 done · 1 it could not be done · 2 wrong usage · 3 cut off by a second signal · 78 the configuration can't be used
-(EX_CONFIG of sysexits.h).
+0 done · 1 it could not be done · 2 wrong usage · 3 cut off by a second signal ·
+4 another process took this one's place in the group · 78 the configuration can't be used (EX_CONFIG of sysexits.h).
 """
 
 import errno
@@ -25,7 +25,7 @@ from dispatcher.cli import (
     trace,
     webhooks,
 )
-from dispatcher.cli.options import placed
+from dispatcher.cli.options import placed, reflow_help
 from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.telemetry.build_form import FORM
@@ -55,6 +55,7 @@ for module in (
 ):  # fmt: skip
     module.add_to(app)
 app.command("demo")(demo_command)
+reflow_help(app)
 
 
 def _is_utf8(text: str) -> bool:

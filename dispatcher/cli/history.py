@@ -12,7 +12,7 @@ import uvloop
 from pydantic import JsonValue
 
 from dispatcher.cli.interpreter import prepare_interpreter
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry.logs import configure_logging
@@ -42,6 +42,7 @@ def run(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 @history.command()
 def erase(
+    context: typer.Context,
     recipient: Annotated[
         str | None, typer.Option(help="Address or number; it is hashed with history.recipient_key.")
     ] = None,
@@ -57,8 +58,11 @@ def erase(
         raise typer.BadParameter("must be an address or a number", param_hint="--recipient")
     if hashed is not None and not _HASH.fullmatch(hashed := hashed.strip().lower()):
         raise typer.BadParameter("must be 32 hexadecimal digits", param_hint="--hash")
+    source = context.get_parameter_source("config")
+    if context.parent is not None and source is not None and source.name == "DEFAULT":
+        config = context.parent.params["config"]  # `dispatcher history -c FILE erase`
     erased = asyncio.run(_erase(settings_at(config), recipient, hashed))
-    typer.echo(f"{erased} entries erased")
+    typer.echo(f"{counted(erased, 'entry')} erased")
     if not erased:
         typer.echo("no entry has this recipient: write the address or number as the events have it", err=True)
 

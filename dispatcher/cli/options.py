@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,23 @@ def quiet_settings_at(path: Path) -> Settings:
     return settings
 
 
+def counted(count: int, thing: str) -> str:
+    """Returns a number and its noun: `1 webhook`, `2 webhooks`, `0 entries`."""
+    if count == 1:
+        return f"{count} {thing}"
+    return f"{count} {thing.removesuffix('y')}ies" if thing.endswith("ry") else f"{count} {thing}s"
+
+
+def reflow_help(app: typer.Typer) -> None:
+    """Joins the lines of each paragraph of the commands' help: Typer keeps the line breaks of docstrings."""
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            reflow_help(group.typer_instance)
+
+
 def parsed_tenant(text: str) -> TenantKey:
     """Returns the tenant in a text of the form `ORG/SANDBOX`.
 
@@ -52,5 +70,5 @@ def parsed_tenant(text: str) -> TenantKey:
     """
     org, slash, sandbox = text.rpartition("/")
     if not (org and slash and sandbox):
-        raise typer.BadParameter("write a tenant as ORG/SANDBOX: 9E10@AdobeOrg/prod")
+        raise typer.BadParameter("write a tenant as ORG/SANDBOX: 9E10@AdobeOrg/prod", param_hint="--tenant")
     return TenantKey(org, sandbox)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from aiohttp import web
 
+from dispatcher.cli.options import counted
 from dispatcher.config.web_addresses import can_be_host
 from dispatcher.errors import DispatcherError
 
@@ -50,7 +51,7 @@ def receive(
     try:
         asyncio.run(_serve(receiver, host, port, tls, ca))
     except KeyboardInterrupt:
-        typer.echo(f"{receiver.events} events received")
+        typer.echo(f"{counted(receiver.events, 'event')} received")
 
 
 async def _serve(receiver: "TrialReceiver", host: str, port: int, tls: ssl.SSLContext, ca: Path) -> None:
@@ -103,8 +104,10 @@ def _keys(path: Path | None) -> "jwt.PyJWKSet | None":
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DispatcherError(f"{path}: can't be read ({error})") from None
+    except OSError as error:
+        raise DispatcherError(f"{path}: can't be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DispatcherError(f"{path}: can't be read (not UTF-8 text)") from None
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ import uvloop
 from dispatcher.checks import settings_warnings, store_warnings, webhook_warnings
 from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.ops_client import OpsUrl, check_ready
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.kafka.check import check_kafka
@@ -81,7 +81,7 @@ def _check_files(config: Path, settings: Settings) -> None:
         typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
         for key, warning in warnings_of(config_of):
             typer.echo(f"{webhook.source}: {webhook.tenant}: warning: {key}: {warning}")
-    typer.echo(f"{len(webhooks)} webhooks, no problems")
+    typer.echo(f"{counted(len(webhooks), 'webhook')}, no problems")
 
 
 def _check_kafka(settings: Settings) -> bool:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at
 from dispatcher.config.names import MAX_NAME
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel
 from dispatcher.demo.events import STATUSES, make_event
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 
 PRODUCE_WITHIN_S = 60.0
 
@@ -49,7 +50,7 @@ def sample(
         return
     settings = quiet_settings_at(config)
     asyncio.run(_produce(settings, events))
-    typer.echo(f"{count} {'event' if count == 1 else 'events'} written to {settings.kafka.topic}")
+    typer.echo(f"{counted(count, 'event')} written to {settings.kafka.topic}")
 
 
 async def _produce(settings: Settings, events: list[bytes]) -> None:
@@ -58,6 +59,8 @@ async def _produce(settings: Settings, events: list[bytes]) -> None:
             for event in events:
                 await producer.write(settings.kafka.topic, None, event, [], "sample")
     except TimeoutError:
+        with translating_kafka_errors(settings.kafka):
+            await partitions_of(settings.kafka, ())  # fails for the reason why no event was taken
         where = settings.kafka.bootstrap_servers
         raise DispatcherError(f"kafka at {where} did not take the events within {PRODUCE_WITHIN_S:g} s") from None
 

@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from typing import Annotated
 
 import typer
 from pydantic import JsonValue
@@ -20,7 +21,7 @@ class Printed(StrEnum):
     OPENAPI = "openapi"
 
 
-def schema(kind: Printed) -> None:
+def schema(kind: Annotated[Printed, typer.Argument(help="Which document.")]) -> None:
     """Print a JSON Schema (draft 2020-12), of settings, webhook file, event, payload or history; or OpenAPI 3.1."""
     typer.echo(json.dumps(_document(kind), indent=2, ensure_ascii=False))
 

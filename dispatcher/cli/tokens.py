@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at
 from dispatcher.cli.webhooks import By, who
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration
@@ -28,7 +28,7 @@ class TokenRole(StrEnum):
 
 @tokens.command()
 def create(
-    name: Annotated[str, typer.Option(help="Whom or what it is for: the history names it.")],
+    name: Annotated[str, typer.Option(help="Whom or what it is for: the audit names it.")],
     role: Annotated[TokenRole, typer.Option(help="viewer sees, admin changes.")] = TokenRole.VIEWER,
     org: Annotated[
         list[str] | None, typer.Option(help="An organisation it is good for; can be given more than once.")
@@ -65,7 +65,7 @@ def list_tokens(config: ConfigPath = DEFAULT_CONFIG) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows if found else ():
         typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo(f"{len(found)} tokens")
+    typer.echo(counted(len(found), "token"))
 
 
 @tokens.command()

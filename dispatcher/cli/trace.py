@@ -34,7 +34,7 @@ _FIELDS = {
 
 def trace(
     any_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Any of the ids, or a recipient or its hash.")
+        str | None, typer.Argument(metavar="ID", help="Any of the ids, or a recipient or its hash.")
     ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="ORG/SANDBOX", help="Only this tenant's events.")] = None,
     request_id: Annotated[str | None, typer.Option(help="requestId of the envelope.")] = None,

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.checks import webhook_check, webhook_rules
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.errors import ConfigError, DispatcherError
@@ -21,7 +21,7 @@ from dispatcher.stores.webhook_files import read_directory
 
 webhooks = typer.Typer(help="The webhooks that are configured, and the database of them.", no_args_is_help=True)
 
-By = Annotated[str | None, typer.Option(help="Who the history names; by default the user of this shell.")]
+By = Annotated[str | None, typer.Option(help="Who the audit names; by default the user of this shell.")]
 
 
 @webhooks.command()
@@ -47,7 +47,7 @@ def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
     from dispatcher.cli import webhook_database
 
     rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), who(by)))
-    typer.echo(f"{rotation.renewed} secrets are encrypted with the first key")
+    typer.echo(f"{counted(rotation.renewed, 'secret')} re-encrypted with the first key")
     if rotation.problems:
         raise ConfigError(rotation.problems)
     typer.echo("the older keys can be removed")
@@ -71,7 +71,7 @@ def import_webhooks(
     for what in ("created", "updated", "unchanged"):
         for tenant in getattr(done, what):
             typer.echo(f"{tenant}: {what}")
-    typer.echo(f"{len(configs)} webhooks" + (", nothing was stored (--dry-run)" if dry_run else ""))
+    typer.echo(counted(len(configs), "webhook") + (", nothing was stored (--dry-run)" if dry_run else ""))
 
 
 @webhooks.command()
@@ -98,7 +98,7 @@ def list_webhooks(config: ConfigPath = DEFAULT_CONFIG) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows if found else ():
         typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo(f"{len(found)} webhooks")
+    typer.echo(counted(len(found), "webhook"))
     if problems:
         raise ConfigError(problems)
 

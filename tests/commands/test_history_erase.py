@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from dispatcher.cli import app
@@ -16,6 +17,7 @@ from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.records import AuditQuery
+from tests.commands.running import called, write_settings
 from tests.stores_sql.history_examples import NOW
 
 KEY = b"k" * 48
@@ -49,7 +51,7 @@ async def test_a_person_is_erased_with_a_trace_and_a_warning_if_there_was_none(t
         return done.stdout, done.stderr
 
     shown, logged = await asyncio.to_thread(erase, "49 170 1234567")
-    assert "1 entries erased" in shown
+    assert "1 entry erased" in shown
     assert hashed in logged
     assert "no entry has this recipient" not in logged
     shown, logged = await asyncio.to_thread(erase, NUMBER)
@@ -62,3 +64,17 @@ async def test_a_person_is_erased_with_a_trace_and_a_warning_if_there_was_none(t
     assert [one.changes["entries"] for one in entries] == [0, 1]
     assert all(hashed in one.changes["recipient_hash"] for one in entries)
     assert not any("1234567" in str(one.changes) for one in entries)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-c", "FILE", "erase"), ("erase", "-c", "FILE"), ("-c", "other", "erase", "-c", "FILE")]
+)
+async def test_the_settings_file_can_be_named_before_the_subcommand_or_after_it(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    config = write_settings(tmp_path)
+    words = [str(config) if word == "FILE" else word for word in arguments]
+    ran = await called("history", *words, "--hash", "a" * 32)
+    assert ran.status == 78
+    assert ran.err.startswith(f"{config}:"), ran.err
+    assert "history.url" in ran.err

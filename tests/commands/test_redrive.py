@@ -239,7 +239,7 @@ async def test_marks_do_not_count_as_dead_events(dead: Dead) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tenant", "luma"), "write a tenant as ORG/SANDBOX"),
+        (("--tenant", "luma"), "--tenant: write a tenant as ORG/SANDBOX"),
         (("--since", "yesterday"), "--since: write an age"),
         (("--rate", "fast"), "--rate: write a rate as 100/s"),
         (("--rate", "0/s"), "--rate: more than nothing"),

@@ -26,7 +26,7 @@ async def test_from_yaml_into_the_database_and_back(tmp_path: Path) -> None:
     stored = await called("webhooks", "import", file.parent, "-c", config, env=env)
     assert stored.out.endswith("2 webhooks\n"), stored
     rotated = await called("webhooks", "rotate-keys", "-c", _sql_settings(tmp_path, "NEW", "OLD"), env=env)
-    assert rotated.out == "1 secrets are encrypted with the first key\nthe older keys can be removed\n", rotated
+    assert rotated.out == "1 secret re-encrypted with the first key\nthe older keys can be removed\n", rotated
     config = _sql_settings(tmp_path, "NEW")
     listed = await called("webhooks", "list", "-c", config, env=env)
     assert "sql:" in listed.out, listed

@@ -136,13 +136,25 @@ def test_the_notes_warn_of_what_is_missing() -> None:
     assert "NO WEBHOOKS" not in notes("--set", "webhooks.existingConfigMaps={x}")
     assert re.search(r"dispatcher topics$", notes(), re.MULTILINE)
 
+    assert re.search(r"curl -s localhost:9090/readyz ", notes())
+    with_tls = (
+        "--set",
+        "config.ops.tls.certificate=/run/secrets/ops/tls.crt,config.ops.tls.key=/run/secrets/ops/tls.key",
+    )
+    assert "curl -sk https://localhost:9090/readyz " in notes(*with_tls)
+    console = ("--set", "console.enabled=true,config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/url")
+    forwards = re.findall(r"kubectl .* port-forward .*", notes(*console))
+    assert len(forwards) == 2
+    assert all(line.endswith(" &") for line in forwards), "the commands after it would not run"
+
     history = ("--set", "config.history.url.file=/run/secrets/history-url")
+    assert "retries, held events and dead letters" in notes()
+    assert "retries, held events, history and dead letters" in notes(*history)
     nothing_fills_it = "NOTHING FILLS THE HISTORY STORE"
     assert nothing_fills_it not in notes()
     assert nothing_fills_it in notes(*history)
     assert nothing_fills_it not in notes(*history, "--set", "config.history.store=none")
     assert nothing_fills_it not in notes(*history, "--set", "history.enabled=true")
-    console = ("--set", "console.enabled=true,config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/url")
     assert nothing_fills_it not in notes(*history, *console)
     assert nothing_fills_it in notes(*history, *console, "--set", "config.history.embedded=false")
 

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from deploy.dashboards.queries import filled, queries
+from dispatcher.cli.options import counted
 from dispatcher.config.loader import load_settings
 from tests.deploy.metric_names import known_metrics
 from tests.deploy.prometheus import answered, broken_rules, free_port, get, query, scraping
@@ -53,7 +54,7 @@ def test_dispatcher_check_approves_of_what_is_mounted(name: str, tmp_path: Path)
     (tmp_path / "etc/webhooks.d/luma.whsec").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=\n")
     done = run(sys.executable, "-m", "dispatcher", "check", "-c", file)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(webhooks)} webhooks, no problems" in done.stdout
+    assert f"{counted(len(webhooks), 'webhook')}, no problems" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,17 @@ REFUSED = {
     "a secret in the open": ((*MINIMAL, "--set", "config.kafka.security.password=hunter2"), "password"),
     "both budgets": (
         (*MINIMAL, "--set", "podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=1"),
-        "podDisruptionBudget",
+        "podDisruptionBudget: minAvailable and maxUnavailable exclude each other",
     ),
     "ingress and route": (
-        (*MINIMAL, "--set", "console.ingress.enabled=true", "--set", "console.httpRoute.enabled=true"),
-        "console",
+        (
+            *MINIMAL,
+            "--set",
+            "console.ingress.enabled=true,console.ingress.hosts={a.example},console.httpRoute.enabled=true",
+            "--set-json",
+            'console.httpRoute.parentRefs=[{"name":"public"}]',
+        ),
+        "console.ingress.enabled and console.httpRoute.enabled exclude each other",
     ),
     "an ingress without a host": ((*SQL, "--set", "console.enabled=true,console.ingress.enabled=true"), "hosts"),
     "a route without a gateway": ((*SQL, "--set", "console.enabled=true,console.httpRoute.enabled=true"), "parentRefs"),
@@ -120,7 +126,7 @@ REFUSED = {
     "a user of no cluster": ((*MINIMAL, "--set", "topics.strimzi.user.create=true"), "topics.strimzi.cluster"),
     "a console's budget twice": (
         (*SQL, "--set", "console.podDisruptionBudget.minAvailable=1,console.podDisruptionBudget.maxUnavailable=1"),
-        "podDisruptionBudget",
+        "console.podDisruptionBudget: minAvailable and maxUnavailable exclude each other",
     ),
     "a path that is none": ((*SQL, "--set", "console.ingress.path=feedback"), "path"),
     "keda without a server": ((*MINIMAL, "--set", "autoscaling.type=keda"), "serverAddress"),

@@ -55,7 +55,7 @@ class DeadLetterReader:
         self.memory = DeadEventIndex(max_record_bytes=max_bytes) if memory is None else memory
         self.follower = TopicTailer(
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
-            if_missing="make it with `dispatcher topics --create`",
+            if_missing="create it with `dispatcher topics --create`",
         )  # fmt: skip
         self.jobs = RedriveJobs(settings.kafka, clock)
         """Every job of the console: those of delivered events, too."""
