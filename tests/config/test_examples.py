@@ -149,3 +149,16 @@ def test_nothing_in_the_examples_is_a_secret() -> None:
     assert not [name for name in committed if name.endswith((".pem", ".whsec", ".key"))]
     for example in EXAMPLES:
         assert not re.search(r"BEGIN|whsec_|whsk_", example.read_text())
+
+
+def test_the_guide_for_receivers_shows_a_request_that_the_dispatcher_sends() -> None:
+    """The payload is the reference of tests/data, for another organisation."""
+    text = (CONFIG.parent / "docs" / "receiving.md").read_text()
+    payload = re.search(r"^    \{\n(?:    .*\n)+", text, re.MULTILINE)
+    assert payload
+    shown = json.loads(payload[0])
+    reference = json.loads((CONFIG.parent / "tests" / "data" / "feedback-v1.json").read_text())
+    assert shown == reference | {"imsOrg": shown["imsOrg"]}
+    body = json.dumps(shown, separators=(",", ":"))
+    assert f"    content-length: {len(body)}\n" in text
+    assert re.search(r"^    webhook-id: msg_[0-9a-f]{32}$", text, re.MULTILINE)
