@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dispatcher.cli import app
+from tests.commands.running import called, write_settings
 
 
 @pytest.mark.parametrize("arguments", [("trace", "e-1"), ("history", "erase", "--hash", "0" * 32)])
@@ -24,3 +25,12 @@ async def test_a_missing_history_store_is_named_and_not_created(tmp_path: Path, 
     shown = str(done.exception) + done.output
     assert f"SQLite at {store}: there is no such file, or it can't be opened: run `dispatcher history`" in shown
     assert not store.exists()
+
+
+@pytest.mark.parametrize("command", ["check", "webhooks list"])
+async def test_a_missing_database_of_webhooks_leaves_no_webhook_in_use(tmp_path: Path, command: str) -> None:
+    config = write_settings(tmp_path, webhooks={"store": "sql", "url": {"env": "URL"}})
+    ran = await called(*command.split(), "-c", config, env={"URL": f"sqlite+aiosqlite:///{tmp_path}/webhooks.db"})
+    assert ran.status == 78
+    assert "run `dispatcher webhooks migrate`): no webhook is known" in ran.err
+    assert "last known" not in ran.err

@@ -89,7 +89,8 @@ class SqlStore:
         own = [problem for row in self._rows.unusable() for problem in row.problems]
         database: list[str] = []
         if self._away:
-            database.append(f"does not answer ({self._away}): the last known webhooks are used")
+            used = "the last known webhooks are used" if len(self._rows) else "no webhook is known"
+            database.append(f"does not answer ({self._away}): {used}")
         if self._missing is not None:
             database.append(
                 f"{self._missing.count} of {len(self._rows)} webhooks are missing: they stay in use, "
