@@ -4,6 +4,7 @@ import ssl
 import time
 from collections import OrderedDict
 from contextvars import ContextVar
+from typing import Any
 
 MAX_SESSIONS = 1024
 _REFUSED_S = 3600.0
@@ -21,6 +22,17 @@ class TlsObject(ssl.SSLObject):
     """A TLS connection that knows its server's host and port."""
 
     place: HostAndPort | None = None
+
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        """Returns the peer's certificate; empty if it has text that isn't UTF-8, which OpenSSL accepts.
+
+        asyncio and uvloop read it at the end of every handshake, and need nothing of it: a revocation list's URL in
+        Latin-1 would end the connection.
+        """
+        try:
+            return super().getpeercert(binary_form)
+        except UnicodeDecodeError:
+            return {}
 
 
 class TLSSessions:
