@@ -250,3 +250,26 @@ async def test_the_log_of_a_sqlite_file_shrinks_after_a_large_transaction(tmp_pa
         assert log.stat().st_size <= 64 << 20
     finally:
         await database.close()
+
+
+async def test_a_session_that_began_on_a_standby_is_not_used_for_long(postgres: Postgres) -> None:
+    """During a failover a name may still lead to the old primary; its sessions stay read-only, and work otherwise."""
+    url = await postgres.fresh_database()
+    name = url.rpartition("/")[2]
+    await postgres.execute("CREATE TABLE things (name INTEGER)", name)
+    await postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    database = Database(Secret(url.encode()))
+
+    async def write() -> None:
+        async with database.write() as connection:
+            await connection.execute(text("INSERT INTO things VALUES (1)"))
+
+    async with database.read() as connection:  # a second session
+        await connection.execute(text("SELECT * FROM things"))
+        with pytest.raises(StoreUnavailable, match="read-only transaction"):
+            await write()
+    await postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await write()
+    async with database.write():
+        await write()
+    await database.close()

@@ -18,6 +18,7 @@ import orjson
 import structlog
 from pydantic import JsonValue
 from sqlalchemy import URL, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -41,6 +42,8 @@ POOL_SIZE: Final = 2
 
 _VALUE_CLASSES: Final = ("22", "54")
 """Classes of SQLSTATE: data exceptions, and limits of the program, as that of an index row's size."""
+_READ_ONLY: Final = "25006"
+"""SQLSTATE of a change in a read-only transaction."""
 _MAX_NOTED: Final = 2**31 - 1
 """Largest `user_version` of a SQLite file."""
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
@@ -198,7 +201,7 @@ class Database:
 
     def _postgresql(self) -> AsyncEngine:
         # asyncpg parses the URL itself: it supports sslmode, sslrootcert and libpq's other parameters.
-        return create_async_engine(
+        engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=lambda: self._asyncpg("feedback-dispatcher"),
             pool_size=POOL_SIZE,
@@ -210,6 +213,8 @@ class Database:
             json_serializer=_dumps,
             json_deserializer=orjson.loads,
         )
+        event.listen(engine.sync_engine, "handle_error", _leave_a_standby)
+        return engine
 
     @contextmanager
     def translated(self, within_s: float | None = None) -> Iterator[None]:
@@ -305,6 +310,16 @@ def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
     return engine
 
 
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """Discards every pooled connection if a server refuses a change because it is read-only.
+
+    During a failover, the name may lead to a standby, or to the old primary. Such a connection works for reading, so
+    that the pool would keep it although new ones lead to the new primary.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
 class _RollsBackAtClose(sqlite3.Connection):
     """A connection that gives its lock back when it is closed.
 
@@ -331,12 +346,13 @@ async def _opened(file: str) -> aiosqlite.Connection:
     connection = aiosqlite.connect(file, uri=True, check_same_thread=False, factory=_RollsBackAtClose)
     connection._thread.daemon = True  # noqa: SLF001  (as SQLAlchemy does: a process ends without waiting for it)
     try:
-        return await connection
+        await connection
     except BaseException:
         # aiosqlite stops its thread without waiting for it. The thread then calls the loop, which may be closed
         # already.
         await asyncio.to_thread(connection._thread.join)  # noqa: SLF001
         raise
+    return connection
 
 
 def _shown(url: URL) -> str:
