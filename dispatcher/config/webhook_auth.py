@@ -1,6 +1,6 @@
 """Authentication of a webhook: no token, one that the dispatcher signs, or one that it fetches."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
@@ -18,6 +18,7 @@ MAX_PARAMETERS = 20
 MAX_PARAMETER = 2048
 KEY_OVERLAP: Final = timedelta(hours=24)
 """Time for which the public key of a replaced signing key stays published."""
+_LAST: Final = datetime.max.replace(microsecond=0, tzinfo=UTC)
 _TOKEN_REQUEST_FIELDS = frozenset(
     {"grant_type", "assertion", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"}
 )
@@ -58,8 +59,11 @@ class NextKey(ConfidentialGroup):
 
     @property
     def previous_ends(self) -> datetime:
-        """When the previous key is withdrawn. Receivers may use cached tokens and JWKS documents until then."""
-        return self.starts + KEY_OVERLAP
+        """When the previous key is withdrawn. Receivers may use cached tokens and JWKS documents until then.
+
+        The last moment that there is, for a key that starts within a day of it: people write 9999-12-31 for never.
+        """
+        return _LAST if self.starts > _LAST - KEY_OVERLAP else self.starts + KEY_OVERLAP
 
 
 Audience = Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_AUDIENCES)]

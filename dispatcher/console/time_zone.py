@@ -21,6 +21,9 @@ OFFERED: Final = (
 )  # fmt: skip
 """Zones that the menu offers. A script adds the browser's own; the cookie may name any zone of the tz database."""
 
+_LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Unix seconds of the last day that every zone has."""
+
 _zone: ContextVar[tzinfo] = ContextVar("zone", default=UTC)
 
 
@@ -49,8 +52,8 @@ def zone_name() -> str:
 
 
 def local(seconds: float) -> datetime:
-    """Returns the time in the current request's zone."""
-    return datetime.fromtimestamp(seconds, _zone.get())
+    """Returns the time in the current request's zone; of the last day that there is, its beginning in UTC."""
+    return datetime.fromtimestamp(min(seconds, _LAST_S), _zone.get())
 
 
 def with_zone(at: datetime) -> datetime:

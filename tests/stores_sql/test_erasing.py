@@ -416,3 +416,13 @@ async def test_a_replaced_key_is_erased_a_day_after_the_next_one_started_without
     assert await repository.dates_of_secrets(made.id, orgs=None) == {key.fingerprint(): added[key.fingerprint()]}
     assert await erase_what_is_over(database, clock) == (0, 0)
     assert (await actions(database))[1:] == [AuditAction.KEY_END]
+
+
+async def test_a_key_that_never_starts_keeps_no_other_secret_from_being_erased(
+    repository: WebhookRepository, database: Database, clock: Clock
+) -> None:
+    never = HS256 | {"next": HS256_NEXT | {"starts": "9999-12-31T23:59:59Z"}}
+    await repository.create(plain(sandbox="never", auth={"type": "jwt", "sign": never}), by="ada", orgs=None)
+    await deleted(repository, secretive())
+    clock.now += timedelta(days=30)
+    assert await erase_what_is_over(database, clock) == (1, 0)

@@ -76,7 +76,7 @@ def _ended_in(row: RowMapping, now: datetime) -> set[str]:
 def _replaced_in(row: RowMapping, now: datetime) -> Loc | None:
     """Returns the place of the token whose next key started a day ago; None if there is none."""
     found = stored_next_key(row["config"])
-    return found[0] if found is not None and found[1] + KEY_OVERLAP <= now else None
+    return found[0] if found is not None and found[1] <= now - KEY_OVERLAP else None
 
 
 async def _erase_ended(connection: AsyncConnection, webhook_id: str, now: datetime) -> int:

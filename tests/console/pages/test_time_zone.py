@@ -1,6 +1,7 @@
 """Times in the zone that a person has chosen."""
 
 from contextvars import copy_context
+from datetime import UTC, datetime
 
 import pytest
 from playwright.async_api import Browser, expect
@@ -36,6 +37,7 @@ def test_times_are_formatted_and_read_in_the_zone(zone: str, shown: str) -> None
         assert exact(AT) == shown
         assert clock(AT) in shown
         assert iso(AT) == "2025-11-28T15:00:00+00:00"
+        assert "9999" in exact(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
         assert time_in("2025-11-28T15:00Z") == AT
         for edge in ("0001-01-01T00:00", "0001-01-01T00:00+00:00", "9999-12-31T23:59", "9999-12-31T23:59-12:00"):
             time_in(edge)  # raises nothing

@@ -222,3 +222,13 @@ async def test_a_withdrawn_next_key_stays_as_long_as_any_key_that_was_published(
     assert await kids(keys) == ["1", "2"]
     clock.now += KEPT_S
     assert await kids(keys) == ["1"]
+
+
+async def test_a_next_key_that_never_starts_leaves_the_keys_of_every_tenant_published(webhooks: Webhooks) -> None:
+    """The end of the year 9999 is what people write for never; a day later there is no date."""
+    never: Any = {"algorithm": "ES256", "key": {"value": new_pem().decode()}, "kid": "k2"}
+    await webhooks.add("before", **signing(new_pem(), kid="k1"))
+    await webhooks.add("bright", **signing(new_pem(), kid="k1", next=never | {"starts": "9999-12-31T23:59:59Z"}))
+    await webhooks.add("prod", **signing(new_pem(), kid="k1"))
+    keys = PublishedKeys(webhooks.store)
+    assert [await kids(keys, sandbox) for sandbox in ("before", "bright", "prod")] == [["k1"], ["k1", "k2"], ["k1"]]
