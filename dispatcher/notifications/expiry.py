@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -12,6 +12,9 @@ from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.notifications.news import Expiry
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of one file that are read."""
@@ -66,16 +69,27 @@ def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
 
     try:
         certificates = x509.load_pem_x509_certificates(pem)[:MAX_CERTIFICATES]
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return
     for certificate in certificates:
-        subject = certificate.subject.rfc4514_string()[:80]
+        subject = _subject_of(certificate)
         der = certificate.public_bytes(Encoding.DER)
         key = hashlib.blake2b(der, digest_size=8)
         end = certificate.not_valid_after_utc
         life = end - certificate.not_valid_before_utc
         text = f"the {name} ({subject})" if subject else f"the {name}"
         yield Expiry(text, key.hexdigest(), end.timestamp(), life_s=life.total_seconds())
+
+
+def _subject_of(certificate: "x509.Certificate") -> str:
+    """Returns at most 80 characters of a certificate's subject; empty if it can't be read.
+
+    OpenSSL, which uses the certificate, does not read it: older CAs wrote `Müller` in Latin-1 into a T61String.
+    """
+    try:
+        return certificate.subject.rfc4514_string()[:80]
+    except (ValueError, TypeError):
+        return ""
 
 
 def _latest(expiries: Iterable[Expiry]) -> list[Expiry]:
