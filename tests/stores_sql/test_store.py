@@ -133,6 +133,7 @@ BAD_ROWS = {
     "another sandbox": ("both", "sandbox = 'stage'"),
     "another organisation": ("both", "org = 'other'"),
     "no date": ("sqlite", "deleted_at = 'yesterday'"),
+    "not UTF-8": ("sqlite", "config = CAST(CAST(config AS BLOB) || x'FC' AS TEXT)"),
     "an odd ciphertext": ("both", """config = '{"headers": {"a": {"encrypted": "\u00fc"}}}'"""),
 }
 

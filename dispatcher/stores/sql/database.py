@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -47,6 +48,8 @@ _READ_ONLY: Final = "25006"
 _MAX_NOTED: Final = 2**31 - 1
 """Largest `user_version` of a SQLite file."""
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
+_TEXT: Final = partial(str, encoding="utf-8", errors="replace")
+"""Decodes a text of SQLite, which may hold any bytes: one value that isn't UTF-8 would fail a query for all rows."""
 _PRAGMAS = (
     "journal_mode=WAL",
     f"journal_size_limit={64 << 20}",  # else the log keeps the size of the largest transaction, as after a catch-up
@@ -347,6 +350,7 @@ async def _opened(file: str) -> aiosqlite.Connection:
     connection._thread.daemon = True  # noqa: SLF001  (as SQLAlchemy does: a process ends without waiting for it)
     try:
         await connection
+        connection.text_factory = _TEXT
     except BaseException:
         # aiosqlite stops its thread without waiting for it. The thread then calls the loop, which may be closed
         # already.
