@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import threading
 import traceback
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.stores.sql import database as database_module
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
@@ -273,3 +274,40 @@ async def test_a_session_that_began_on_a_standby_is_not_used_for_long(postgres: 
     async with database.write():
         await write()
     await database.close()
+
+
+async def test_silent_connections_are_given_up_long_before_a_long_deadline(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall has forgotten the idle ones; new ones work."""
+    monkeypatch.setattr(database_module, "CHECK_OUT_WITHIN_S", 0.5)
+    writers: list[asyncio.StreamWriter] = []
+    forgotten: set[asyncio.StreamWriter] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while data := await reader.read(65_536):
+            if writer not in forgotten:
+                writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection("127.0.0.1", postgres.port)
+        with suppress(ConnectionError):
+            await asyncio.gather(pass_on(reader, requests), pass_on(answers, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        database = Database(Secret(postgres.url().replace(f":{postgres.port}/", f":{port}/").encode()))
+        async with database.read(), database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+        forgotten.update(writers)
+        async with asyncio.timeout(10):
+            for begin in (database.read, database.write):
+                with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
+                    await begin(30).__aenter__()
+            async with database.write(30) as connection:
+                await connection.execute(text("SELECT 1"))
+        await database.close()
+        for writer in writers:
+            writer.close()

@@ -7,7 +7,7 @@ repr contains the URL's password. The URL's file is read again for each new conn
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -32,6 +32,9 @@ READ_WITHIN_S: Final = 3.0
 WRITE_WITHIN_S: Final = 10.0
 """Deadline of a change, including the wait for other changes."""
 CONNECT_WITHIN_S: Final = 3.0
+CHECK_OUT_WITHIN_S: Final = 5.0
+"""Time for a connection of PostgreSQL's pool to answer, or for a new one, within the deadlines of reads and writes. A
+firewall that has forgotten the connections leaves each of them silent."""
 STATEMENT_TIMEOUT_MS: Final = 10_000
 """Time after which PostgreSQL itself stops a statement, even if its client has gone."""
 LONGEST_STATEMENT_S: Final = 3600.0
@@ -127,7 +130,7 @@ class Database:
             StoreUnavailable: the database did not answer within `within_s`, or answered with an error.
         """
         with self.translated(within_s):
-            async with asyncio.timeout(within_s), self._engine.connect() as connection:
+            async with asyncio.timeout(within_s), self._checked_out(self._engine.connect()) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -138,8 +141,24 @@ class Database:
             StoreUnavailable: as in `read`. If it happens during the commit, the outcome is unknown.
         """
         with self.translated(within_s):
-            async with asyncio.timeout(within_s), self._engine.begin() as connection:
+            async with asyncio.timeout(within_s), self._checked_out(self._engine.begin()) as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _checked_out(
+        self, opening: AbstractAsyncContextManager[AsyncConnection]
+    ) -> AsyncIterator[AsyncConnection]:
+        """Yields a connection that answers. One of the pool that doesn't is given up soon: others may be as silent.
+
+        Raises:
+            StoreUnavailable: there is none within `CHECK_OUT_WITHIN_S`.
+        """
+        async with AsyncExitStack() as stack:
+            within_s = CHECK_OUT_WITHIN_S if self.is_postgresql else None  # SQLite waits for locks here
+            with self.translated(within_s):
+                async with asyncio.timeout(within_s):
+                    connection = await stack.enter_async_context(opening)
+            yield connection
 
     async def close(self) -> None:
         """Closes every connection."""
