@@ -243,7 +243,7 @@ _CLOSED_LABELS: tuple[
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
-    (ERRORS, (("pipeline", "consumer", "lanes", "task", "history", "notifications"),)),
+    (ERRORS, (("pipeline", "consumer", "lanes", "task", "history", "notifications", "transport"),)),
     (WEBHOOK_STATE_CHANGES, (FleetState,)),
     (NOTIFICATIONS, (("email", "webhook"), ("sent", "retried", "failed"))),
     (NOTIFICATION_TRIED, (("email", "webhook"), ("sent", "retried", "failed"))),

@@ -19,6 +19,7 @@ import structlog
 from dispatcher.config.secrets import reread
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason, Phases
+from dispatcher.telemetry import metrics
 from dispatcher.transport.certificate_expiry import note_expiry, note_refusal
 from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe, is_unknown_ca
@@ -235,12 +236,15 @@ async def _with_tls(
         below.abort()
         note_refusal(place, error)
         raise _handshake_failure(error) from error
-    except TypeError as error:
-        # TLS within TLS in CPython up to 3.11.7: asyncio trips over reporting the handshake's own failure.
+    except Exception as error:
         below.abort()
-        if not isinstance(error.__context__, OSError):
-            raise
-        raise _handshake_failure(error.__context__) from error
+        if isinstance(error, TypeError) and isinstance(error.__context__, OSError):
+            # TLS within TLS in CPython up to 3.11.7: asyncio trips over reporting the handshake's own failure.
+            raise _handshake_failure(error.__context__) from error
+        # A bug that this server's handshake or certificate meets: other tenants' events must not wait because of it.
+        metrics.ERRORS.labels("transport").inc()
+        log.exception("TLS handshake failed because of a bug", host=route.host, port=route.port)
+        raise TransportError(FailureReason.TLS, f"the TLS handshake failed: {type(error).__name__}") from error
     except BaseException:
         below.abort()
         raise

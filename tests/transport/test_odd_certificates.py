@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport
-from tests.transport.conftest import post_to
+from dispatcher.transport.tls_sessions import TlsObject
+from tests.transport.conftest import post_to, server_context
 from tests.transport.servers import OK, answering
 from tests.transport.servers import Endpoint as Server
 
@@ -66,3 +68,19 @@ async def test_a_certificate_that_python_can_t_decode_is_as_good_as_any(
     async with Server(answering(OK), odd_context(authority, tmp_path / "odd.pem", kind)).running() as server:
         attempt = await transport.post(post_to(f"https://127.0.0.1:{server.port}/"))
     assert (attempt.status, attempt.failure) == (200, None), attempt.detail
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), TypeError("odd"), KeyError("odd"), AssertionError()], ids=repr)
+async def test_a_bug_in_a_handshake_is_a_failed_attempt(
+    transport: Transport, authority: trustme.CA, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events of its tenant are parked. An exception would keep them, and then their partitions, unfinished."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TlsObject, "getpeercert", fail)
+    async with Server(answering(OK), server_context(authority)).running() as server:
+        attempt = await transport.post(post_to(f"https://127.0.0.1:{server.port}/"))
+    assert (attempt.status, attempt.failure) == (None, FailureReason.TLS)
+    assert attempt.detail == f"the TLS handshake failed: {type(error).__name__}"
