@@ -32,7 +32,7 @@ from dispatcher.delivery.pending_delivery import (
 from dispatcher.delivery.permits import LaneRefusal, Permit, Priority
 from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
-from dispatcher.errors import Draining, TokenUnavailable
+from dispatcher.errors import DispatcherError, Draining, TokenUnavailable
 from dispatcher.telemetry import metrics
 from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request import Exchange, Request, Transport
@@ -295,7 +295,22 @@ class Deliverer:
         )  # fmt: skip
 
     async def post(self, pending: PendingDelivery, number: int) -> Attempt:
-        """Makes one attempt, repeated with a fresh token if a fetched one gets a 401. The caller owns the permit."""
+        """Makes one attempt, repeated with a fresh token if a fetched one gets a 401. The caller owns the permit.
+
+        A bug that the attempt meets is its failure: an exception would keep the record, and in time its partition.
+        """
+        began = self._lanes.now()
+        try:
+            return await self._post(pending, number)
+        except DispatcherError:
+            raise
+        except Exception as error:
+            metrics.ERRORS.labels("lanes").inc()
+            log.exception("attempt failed because of a bug", tenant=str(pending.tenant), webhook_id=pending.webhook_id)
+            detail = f"a bug: {type(error).__name__}"
+            return Attempt(self._lanes.now() - began, failure=FailureReason.LOCAL, detail=detail)
+
+    async def _post(self, pending: PendingDelivery, number: int) -> Attempt:
         destination = self.destination(pending.webhook)
         if not destination.needs_token:
             return await self._transport.post(self._request(pending, destination, number, self._clock(), None))

@@ -19,6 +19,7 @@ from dispatcher.contract.outcomes import (
     SkipReason,
 )
 from dispatcher.contract.records import Origin, Record, RetryState
+from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.telemetry import metrics
@@ -26,7 +27,7 @@ from dispatcher.transport.request import Request
 from tests.build_form import interpreted_only
 from tests.unit.delivering.builders import WALL, Bench, ScriptedTransport
 from tests.unit.delivering.test_deliverer import FETCHED
-from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, email_event, record, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, TENANT, email_event, record, webhook
 from tests.unit.virtual_time import settle, virtual_time
 
 NOW_MS = int(WALL * 1000)
@@ -325,6 +326,30 @@ async def test_a_bug_on_the_fast_path_is_counted_and_the_slow_path_decides() -> 
     assert owner.result == [None]
     assert owner.outcome == Delivered(1)
     assert free(bench)
+
+
+class AlwaysBroken(ScriptedTransport):
+    """A bug that this tenant's requests always meet."""
+
+    def start_post(self, request: Request, on_result: Any) -> Any:
+        raise TypeError("a certificate that can't be decoded")
+
+    async def post(self, request: Request) -> Attempt:
+        raise TypeError("a certificate that can't be decoded")
+
+
+@virtual_time
+async def test_an_event_whose_attempts_meet_a_bug_is_parked() -> None:
+    """Unfinished, it would hold its partition, and so the events of all tenants."""
+    bench = Bench(transport=AlwaysBroken(200))
+    before = metrics.ERRORS.labels("lanes")._value.get()
+    owner, _ = start(bench)
+    await asyncio.sleep(60)
+
+    assert isinstance(owner.outcome, Parked)
+    assert metrics.ERRORS.labels("lanes")._value.get() > before
+    assert free(bench)
+    assert bench.lanes.lane(TENANT).endpoint.breaker.state is BreakerState.CLOSED, "the endpoint is not to blame"
 
 
 @virtual_time
