@@ -2,8 +2,9 @@
 
 An environment variable overrides any setting: `DISPATCHER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092` (groups and keys joined
 by two underscores, in either case). If the setting is text, the variable's text is used unchanged; otherwise it is read
-as YAML (`10s`, `true`, `[30s, 2m]`, `{file: x}`). `null` unsets an optional setting. Relative paths, also those in
-variables, start from the directory of the file.
+as YAML (`10s`, `true`, `[30s, 2m]`, `{file: x}`). `null` unsets an optional setting. A variable can set a whole group,
+and variables of its settings override that one. Otherwise, two variables of which one would be ignored are refused.
+Relative paths, also those in variables, start from the directory of the file.
 """
 
 import os
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import BaseModel, JsonValue, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -94,18 +95,29 @@ class _Overrides:
     """The settings in the environment, by place, and the mistakes in them."""
 
     def __init__(self, environ: Mapping[str, str], exempt: frozenset[str]) -> None:
-        ours = {
-            name.lower(): name
+        names = [
+            name
             for name, value in environ.items()
             if name.upper().startswith(PREFIX) and not _is_not_ours(name.upper(), value) and name not in exempt
-        }
-        self._names = {_loc_of(lower): name for lower, name in ours.items()}
-        self.problems = [
-            Problem(_unknown_group(loc), file=f"environment variable {name}")
-            for loc, name in self._names.items()
-            if loc[0] not in _GROUPS
         ]
-        read = _EnvironmentSource({name: environ[name] for name in ours.values()})()
+        self._names: dict[Loc, str] = {}
+        self.problems: list[Problem] = []
+        for name in names:
+            loc = _loc_of(name.lower())
+            first = self._names.setdefault(loc, name)
+            if first is not name:
+                self.problems.append(_of_variable(name, f"sets the same as {first}, {_CASE}"))
+            elif loc[0] not in _GROUPS:
+                self.problems.append(_of_variable(name, _unknown_group(loc)))
+        for loc, name in self._names.items():
+            around = [loc[:depth] for depth in range(1, len(loc)) if loc[:depth] in self._names]
+            values = [self._names[at] for at in around if not _is_group(at, environ[self._names[at]])]
+            if values:
+                message = f"lies below {values[0]}, which sets a whole value: unset one of the two"
+                self.problems.append(_of_variable(name, message))
+        # A group comes before its settings, which it would replace otherwise.
+        groups_first = sorted(self._names, key=len)
+        read = _EnvironmentSource({name: environ[name] for name in map(self._names.__getitem__, groups_first)})()
         self.values: dict[str, JsonValue] = {key: _typed(value, (key,)) for key, value in read.items()}
 
     def placed(self, problem: Problem, document: Document) -> Problem:
@@ -119,6 +131,7 @@ class _Overrides:
 
 
 _GROUPS = {name.lower(): name for name in Settings.model_fields}
+_CASE: Final = "because the case of letters doesn't count: unset one of the two"
 
 
 class _EnvironmentSource(EnvSettingsSource):
@@ -147,6 +160,17 @@ def _is_not_ours(name: str, value: str) -> bool:
     if "__" in name:
         return False
     return bool(_SERVICE_LINK.fullmatch(name) or (_SERVICE_LINK_URL.fullmatch(name) and "://" in value))
+
+
+def _of_variable(name: str, message: str) -> Problem:
+    return Problem(message, file=f"environment variable {name}")
+
+
+def _is_group(loc: Loc, value: str) -> bool:
+    """Returns True if a variable sets a mapping of settings, to which deeper variables add."""
+    types = locate(Settings, loc).types
+    is_open = any(get_origin(t) is dict or (isinstance(t, type) and issubclass(t, BaseModel)) for t in types)
+    return is_open and isinstance(_parsed(value), dict)
 
 
 def _unknown_group(loc: Loc) -> str:

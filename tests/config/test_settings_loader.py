@@ -122,6 +122,50 @@ def test_a_variable_that_names_no_setting_is_named(file: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(
+    ("outer", "value", "inner"),
+    [
+        ("DISPATCHER_KAFKA__TOPIC", "t", "DISPATCHER_KAFKA__TOPIC__X"),
+        ("dispatcher_kafka__topic", "t", "DISPATCHER_KAFKA__TOPIC__X__Y"),
+        ("DISPATCHER_RETRY__TIERS", "[10s, 1m]", "DISPATCHER_RETRY__TIERS__0"),
+        ("DISPATCHER_WEBHOOKS__URL", "{file: dispatcher.yaml}", "DISPATCHER_WEBHOOKS__URL__FILE"),
+        ("DISPATCHER_WEBHOOKS__URL", "null", "DISPATCHER_WEBHOOKS__URL__FILE"),
+    ],
+)
+def test_a_variable_below_another_ones_value_is_refused(
+    file: Path, outer: str, value: str, inner: str, is_reversed: bool
+) -> None:
+    environ = {outer: value, inner: "dispatcher.yaml"}
+    problems = problems_of(file, **dict(reversed(environ.items())) if is_reversed else environ)
+    assert (
+        f"environment variable {inner}: lies below {outer}, which sets a whole value: unset one of the two" in problems
+    )
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_variable_of_a_group_may_come_after_those_of_its_settings(file: Path, is_reversed: bool) -> None:
+    (file.parent / "p").write_text("x")
+    environ = {
+        "DISPATCHER_KAFKA__SECURITY": "{protocol: SASL_SSL, username: u, mechanism: PLAIN, password: {file: p}}",
+        "DISPATCHER_KAFKA__SECURITY__MECHANISM": "SCRAM-SHA-256",
+    }
+    settings = load_settings(file, dict(reversed(environ.items())) if is_reversed else environ)
+    assert settings.kafka.security.mechanism == "SCRAM-SHA-256"
+    assert settings.kafka.security.protocol == "SASL_SSL"
+
+
+def test_variables_that_differ_only_in_case_are_refused(file: Path) -> None:
+    assert problems_of(
+        file, DISPATCHER_KAFKA__TOPIC="t", Dispatcher_Kafka__Topic="t", dispatcher_kafka__topic="u", DISPATCHER_OPS="{}"
+    ) == [
+        "environment variable Dispatcher_Kafka__Topic: sets the same as DISPATCHER_KAFKA__TOPIC, because the case of "
+        "letters doesn't count: unset one of the two",
+        "environment variable dispatcher_kafka__topic: sets the same as DISPATCHER_KAFKA__TOPIC, because the case of "
+        "letters doesn't count: unset one of the two",
+    ]
+
+
 def test_a_wrong_value_is_named_with_its_variable_and_never_quoted(file: Path) -> None:
     assert problems_of(
         file,
