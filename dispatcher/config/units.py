@@ -1,9 +1,12 @@
 """Reads numbers, durations, sizes and rates from YAML: `3`, `10s`, `64MiB`, `100/s`."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
+
+MAX_DURATION_S: Final = 36_500 * 86_400.0
+"""Longest duration of a setting: 100 years, so that dates and databases can hold the result."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
@@ -28,6 +31,13 @@ def parse_duration(value: object) -> object:
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise ValueError("write a duration as 250ms, 10s, 5m, 24h, or 1h30m")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _bounded_duration(value: object) -> object:
+    seconds = parse_duration(value)
+    if isinstance(seconds, int | float) and seconds > MAX_DURATION_S:
+        raise ValueError("must be at most 36500d (100 years)")
+    return seconds
 
 
 def parse_size(value: object) -> object:
@@ -77,11 +87,11 @@ NO_SWITCH = BeforeValidator(_no_switch)
 
 Seconds = Annotated[
     float,
-    BeforeValidator(parse_duration),
+    BeforeValidator(_bounded_duration),
     Field(gt=0, allow_inf_nan=False),
     _written(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+", ["10s", "5m", "24h"]),
 ]
-"""A duration in seconds, above 0."""
+"""A duration in seconds, above 0, at most 100 years."""
 
 Bytes = Annotated[
     int,

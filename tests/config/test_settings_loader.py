@@ -290,3 +290,22 @@ def test_a_directory_that_is_a_file_is_said_to_be_one(file: Path) -> None:
     (file.parent / "hooks").write_text("x")
     (problem,) = problems_of(file)
     assert "is a file" in problem
+
+
+@pytest.mark.parametrize("value", ["1.0e+300", "9" * 400 + "d", "36501d", "3153600001"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("HISTORY__KEEP__FAILED", "history.keep.failed"),
+        ("RETRY__MAX_AGE", "retry.max_age"),
+        ("WEBHOOKS__RELOAD_INTERVAL", "webhooks.reload_interval"),
+        ("DELIVERY__LANE_MAX_WAIT", "delivery.lane_max_wait"),
+    ],
+)
+def test_a_duration_that_no_date_can_hold_is_refused(file: Path, name: str, key: str, value: str) -> None:
+    (problem,) = problems_of(file, **{f"DISPATCHER_{name}": value})
+    assert problem == f"environment variable DISPATCHER_{name}: {key}: must be at most 36500d (100 years)"
+
+
+def test_the_longest_duration(file: Path) -> None:
+    assert load_settings(file, {"DISPATCHER_HISTORY__KEEP__FAILED": "36500d"}).history.keep.failed == 36500 * 86_400

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql import database as database_module
@@ -95,3 +96,12 @@ async def test_maintenance_may_take_longer_than_a_statement(store: HistoryStore,
     with pytest.raises(StoreUnavailable):
         async with database.write() as connection:
             await connection.execute(text("SELECT pg_sleep(0.8)"))
+
+
+async def test_the_longest_time_that_entries_may_be_kept(database: Database, clock: Clock) -> None:
+    keep = {"failed": "36500d", "delivered": "36500d", "skipped": "36500d"}
+    store = HistoryStore(database, HistorySettings.model_validate({"keep": keep}), clock)
+    await store.prepare()
+    await store.write(entries(3))
+    assert await store.expire() == 0
+    assert sum((await counted(database)).values()) == 3
