@@ -25,6 +25,7 @@ from aiokafka.structs import OffsetAndMetadata
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
+from dispatcher.errors import NotFound
 from dispatcher.kafka.committed_offsets import committed_offsets
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.groups import held_group, retry_group
@@ -120,10 +121,15 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
     """Returns the dead-letter topics that a redrive reads: the present one, then those of former names.
 
     Raises what aiokafka raises if the broker doesn't answer.
+
+    Raises:
+        NotFound: there is none.
     """
     own = dead_letter_topic(settings.kafka.prefix)
     existing, former = await find_former_names(settings)
-    return (own, *former.dead) if own in existing or not former.dead else former.dead
+    if own not in existing and not former.dead:
+        raise NotFound(f"there is no topic {own}: create it with `dispatcher topics --create`")
+    return (own, *former.dead) if own in existing else former.dead
 
 
 async def find_former_names(settings: Settings) -> tuple[Collection[str], FormerNames]:

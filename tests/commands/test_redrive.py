@@ -264,7 +264,7 @@ async def test_without_a_dead_letter_topic_there_is_nothing_to_send(kafka: Broke
     )
     ran = await called("redrive", "-c", config)
     assert (ran.status, ran.out) == (1, "")
-    assert "there is no topic never-made.dead" in ran.err
+    assert "there is no topic never-made.dead: create it with `dispatcher topics --create`" in ran.err
     assert await topics.partitions_of(kafka.bootstrap_servers, "never-made.dead") == []
 
 
