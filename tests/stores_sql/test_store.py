@@ -134,6 +134,10 @@ BAD_ROWS = {
     "another organisation": ("both", "org = 'other'"),
     "no date": ("sqlite", "deleted_at = 'yesterday'"),
     "not UTF-8": ("sqlite", "config = CAST(CAST(config AS BLOB) || x'FC' AS TEXT)"),
+    "no number of a change": ("sqlite", "changed = 'x'"),
+    "bytes as organisation": ("sqlite", "org = x'626164'"),
+    "bytes as sandbox": ("sqlite", "sandbox = x'70726F64'"),
+    "bytes as configuration": ("sqlite", "config = x'FC'"),
     "an odd ciphertext": ("both", """config = '{"headers": {"a": {"encrypted": "\u00fc"}}}'"""),
 }
 
@@ -160,11 +164,21 @@ async def test_a_row_that_can_not_be_read_costs_its_own_tenant_only(
         ((file, message),) = {(problem.file, problem.message) for problem in one.problems[:1]}
         assert file == f"sql:{bad.id}"
         assert message
-        tenant = TenantKey("other" if "org" in change else "bad", "stage" if "sandbox" in change else "prod")
+        tenant = TenantKey("other" if "'other'" in change else "bad", "stage" if "'stage'" in change else "prod")
         with pytest.raises(WebhookUnusable):
             await one.get(tenant)
         assert one.is_held(tenant)
         assert await WebhookCache(one, WebhookSettings(store="sql", url=url)).get(good.tenant) is not None
+
+
+async def test_a_change_counter_without_a_number_is_named(store: SqlStore, database: Database) -> None:
+    if database.is_postgresql:
+        pytest.skip("PostgreSQL refuses this value")
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE change_counter SET value = 'x'"))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"change_counter\.value isn't a whole number: set it to"):
+            await store.load()
 
 
 async def test_every_kind_of_change_is_reported_in_time(store: SqlStore, repository: WebhookRepository) -> None:

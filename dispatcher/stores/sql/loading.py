@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import groupby
+from typing import Final
 
 import orjson
 import structlog
@@ -24,6 +25,7 @@ from dispatcher.telemetry import metrics
 _LOST = "can't be decrypted with any of webhooks.encryption_keys: configure the old key again, or give the secret again"
 _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # repeated for each secret, but parsed once
 _UPDATED = cast(webhooks.c.updated_at, Text).label("updated_text")  # that of a damaged row may be unreadable
+_NEWEST: Final = 2**63 - 1
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +67,12 @@ def read_rows(selected: Iterable[RowMapping], encryption: Encryption) -> Iterato
 def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
     """Returns the webhook of these rows. Whatever is wrong with them costs this webhook only."""
     first = group[0]
-    tenant, source = TenantKey(first["org"], first["sandbox"]), f"sql:{first['id']}"
-    row = WebhookRow(first["id"], tenant, first["changed"], first["is_deleted"], None)
+    tenant, source = TenantKey(_text(first["org"]), _text(first["sandbox"])), f"sql:{first['id']}"
+    row = WebhookRow(first["id"], tenant, changed_in(first), first["is_deleted"], None)
     if row.is_deleted:
         return row
     try:
+        _raise_mistyped(first)
         webhook = _webhook(group, source, encryption)
         if webhook.tenant == tenant:
             return replace(row, webhook=webhook)
@@ -81,6 +84,27 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
         log.exception("webhook can't be read because of a bug", source=source)
         problems = [Problem(f"could not be read ({type(error).__name__}, see the log): please report this")]
     return replace(row, problems=tuple(replace(problem, file=source) for problem in problems))
+
+
+def changed_in(row: RowMapping) -> int:
+    """Returns the change counter at a row's last change; if it has no number, one that makes the row the newest."""
+    changed = row["changed"]
+    return changed if isinstance(changed, int) else _NEWEST
+
+
+def _text(value: object) -> str:
+    """Returns the text that SQLite may hold as bytes, if it was typed by hand."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _raise_mistyped(row: RowMapping) -> None:
+    """Raises ConfigError if a column has a value of another type. SQLite accepts any."""
+    texts = [name for name in ("id", "org", "sandbox") if not isinstance(row[name], str)]
+    numbers = [name for name in ("version", "changed") if not isinstance(row[name], int)]
+    problems = [Problem(f"its column {name} isn't text: correct the row") for name in texts]
+    problems += [Problem(f"its column {name} isn't a whole number: correct the row") for name in numbers]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _webhook(group: Sequence[RowMapping], source: str, encryption: Encryption) -> Webhook:

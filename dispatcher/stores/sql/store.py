@@ -29,7 +29,7 @@ from dispatcher.stores.sql.changes import NoNotices, listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.known_webhooks import KnownWebhooks
-from dispatcher.stores.sql.loading import WebhookRow, read_rows, select_rows
+from dispatcher.stores.sql.loading import WebhookRow, changed_in, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.schema import change_counter, webhooks
@@ -149,7 +149,7 @@ class SqlStore:
             known = self._rows.get(tenant)
             if not selected:
                 return await self._without_row(connection, known)
-        if known is None or known.webhook is None or known.changed < selected[0]["changed"]:
+        if known is None or known.webhook is None or known.changed < changed_in(selected[0]):
             (read,) = read_rows(selected, self._encryption)
             if known is not None and known.webhook is None:
                 return read  # `load` takes it over, and notifies its listeners
@@ -166,9 +166,11 @@ class SqlStore:
             if self._missing is not None or self._is_in_doubt:
                 raise StoreUnavailable(f"{self._database.name}: webhooks are missing")
             return None
-        row = await connection.execute(select(webhooks.c.id).where(webhooks.c.id == known.id))
-        if row.first() is not None:  # deleted, or of another tenant now
-            return None
+        selected = await select_rows(connection, webhooks.c.id == known.id)
+        if selected:  # deleted, or of another tenant now, or the look-up misses a tenant that isn't text
+            (read,) = read_rows(selected, self._encryption)
+            is_missed = read.webhook is None and not read.is_deleted and read.tenant == known.tenant
+            return read if is_missed else None
         self._is_in_doubt = True
         metrics.STALE_ANSWERS.inc()
         return known
@@ -201,7 +203,10 @@ class SqlStore:
         """
         async with self._database.read(LOAD_WITHIN_S) as connection:
             counted = await connection.execute(select(change_counter.c.value))
-            value: int = counted.scalar_one()
+            value = counted.scalar_one()
+            if not isinstance(value, int):
+                where = f"{self._database.name}: change_counter.value isn't a whole number"
+                raise StoreUnavailable(f"{where}: set it to one above every webhooks.changed")
             # A lower counter means that the database was restored from a backup: everything may be different.
             is_new = self._seen is None or value < self._seen
             is_all = is_new or self._is_in_doubt
