@@ -33,7 +33,8 @@ def parse_duration(value: object) -> object:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def _bounded_duration(value: object) -> object:
+def bounded_duration(value: object) -> object:
+    """Returns what `parse_duration` does. Raises ValueError for more than `MAX_DURATION_S`."""
     seconds = parse_duration(value)
     if isinstance(seconds, int | float) and seconds > MAX_DURATION_S:
         raise ValueError("must be at most 36500d (100 years)")
@@ -87,7 +88,7 @@ NO_SWITCH = BeforeValidator(_no_switch)
 
 Seconds = Annotated[
     float,
-    BeforeValidator(_bounded_duration),
+    BeforeValidator(bounded_duration),
     Field(gt=0, allow_inf_nan=False),
     _written(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+", ["10s", "5m", "24h"]),
 ]

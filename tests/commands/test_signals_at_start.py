@@ -13,8 +13,12 @@ from tests.commands.running import a_webhook, write_settings, write_webhooks
 
 
 def _as_the_first_process() -> None:
-    """The kernel gives the first process of a container no signal that it doesn't handle."""
+    """The kernel gives the first process of a container no signal that it doesn't handle.
+
+    Processes in the background of a shell ignore Ctrl-C, and so would this one if the tests run there.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

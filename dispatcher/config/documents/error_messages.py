@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from dispatcher.config.documents.locations import Loc, Located, literals, locate
 from dispatcher.config.documents.yaml_reader import Document
-from dispatcher.config.units import format_duration, parse_duration
+from dispatcher.config.units import bounded_duration, format_duration
 from dispatcher.errors import Problem, ProblemCode
 
 _TYPES = {
@@ -127,7 +127,7 @@ def _bound(value: object, field: FieldInfo | None) -> str:
 
 def _parses_duration(part: object) -> bool:
     if isinstance(part, BeforeValidator):
-        return part.func is parse_duration
+        return part.func is bounded_duration
     return any(map(_parses_duration, get_args(part)))
 
 
