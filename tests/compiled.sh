@@ -9,7 +9,7 @@ tree=$folder/tree
 rm -rf "$tree" && mkdir -p "$tree"
 git ls-files -z | xargs -0 cp --parents --no-dereference --target-directory="$tree"
 ln -sfn "$(realpath ../shared)" "$folder/shared"
-ln -sfn "$PWD/.tools" "$tree/.tools"
+mkdir -p .tools && ln -sfn "$PWD/.tools" "$tree/.tools"
 echo "compiling with mypyc (a minute or two)..."
 MYPYC_OPT_LEVEL=${MYPYC_OPT_LEVEL:-1} "$python" hatch_build.py "$tree" >"$folder/build.log" 2>&1 || { tail -50 "$folder/build.log"; exit 1; }
 cd "$tree"
