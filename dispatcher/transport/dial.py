@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from dispatcher.config.secrets import reread
+from dispatcher.config.secrets import RotatingSecret
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.telemetry import metrics
@@ -64,6 +64,8 @@ class Dialer:
         self._contexts = contexts
         self._proxy_settings = settings.proxy
         self._proxy = None if settings.proxy is None else ProxyAddress.of(settings.proxy)
+        password = None if settings.proxy is None else settings.proxy.password
+        self._password = None if password is None else RotatingSecret(password, "egress.proxy.password")
         self._reread_at = time.monotonic() + PASSWORD_CHECK_S
         self._max_age_s = connection_max_age_s
 
@@ -185,17 +187,13 @@ class Dialer:
         return await _with_tls(tunnel, route, route.context, phases, factory)
 
     async def _refresh_password(self) -> None:
-        """Reads the proxy's password again if it is in a file, so that a rotation needs no restart."""
+        """Reads the proxy's password again, so that a rotation needs no restart."""
         settings, now = self._proxy_settings, time.monotonic()
-        if settings is None or settings.password is None or settings.password.file is None or now < self._reread_at:
+        if settings is None or self._password is None or now < self._reread_at:
             return
         self._reread_at = now + PASSWORD_CHECK_S
-        try:
-            password = await asyncio.to_thread(reread, settings.password)
-        except (OSError, ValueError) as error:
-            log.warning("egress.proxy.password can't be read, the last good one is used", why=describe(error))
-        else:
-            self._proxy = ProxyAddress.of(settings.model_copy(update={"password": password}))
+        password = await asyncio.to_thread(self._password.current)
+        self._proxy = ProxyAddress.of(settings.model_copy(update={"password": password}))
 
 
 @dataclass(slots=True)
