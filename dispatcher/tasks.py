@@ -91,6 +91,20 @@ class Backoff:
         await asyncio.sleep(self.next_s())
 
 
+class Patience(Backoff):
+    """Growing waits that end after some time: for what passes by itself soon, or not at all. Needs a running loop."""
+
+    def __init__(self, first_s: float, longest_s: float, most_s: float) -> None:
+        """Starts now. `most_s`: seconds after which `is_over` is true."""
+        super().__init__(first_s, longest_s)
+        self._now = asyncio.get_running_loop().time
+        self._ends_at = self._now() + most_s
+
+    @property
+    def is_over(self) -> bool:
+        return self._now() >= self._ends_at
+
+
 class SingleFlight(Generic[Key, Result]):
     """Runs at most one task per key at a time; callers that come meanwhile share the task and its result."""
 

@@ -12,7 +12,8 @@ from dispatcher.kafka.commit_metadata import CommittedPosition, own_metadata
 from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
-from dispatcher.kafka.topic_reader import SHORT_LEADER_S, Range, TopicReader, open_topics
+from dispatcher.kafka.log_bounds import Range
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, TopicReader, open_topics
 
 Found = TypeVar("Found")
 _IsFinished = Callable[[Record], bool]

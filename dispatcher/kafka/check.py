@@ -1,6 +1,5 @@
 """Checks for `dispatcher check --kafka` that the cluster has everything that a running dispatcher needs."""
 
-import asyncio
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
@@ -14,7 +13,7 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, planned_topics, retry_topics
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,10 @@ async def check_kafka(settings: Settings) -> KafkaReport:
     Raises:
         BrokerUnavailable: the brokers stopped answering during the check.
     """
-    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
-    give_up_at = now() + COORDINATOR_S
+    patience = Patience(0.1, 1.0, COORDINATOR_S)
     async with kafka_probe(settings) as probe:
-        while _may_settle(found := await probe.look()) and now() < give_up_at:
-            await backoff.wait()
+        while _may_settle(found := await probe.look()) and not patience.is_over:
+            await patience.wait()
     found.add_offline(found.without_leader)
     waiting = (KafkaReason.BROKER_UNREACHABLE, KafkaReason.PARTITION_OFFLINE)
     silent = tuple(detail for reason in waiting for detail in found.problems.pop(reason, ()))

@@ -1,6 +1,5 @@
 """Reads what another group has committed, with its metadata, without joining it."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import admin_client
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Patience
 
 COORDINATOR_S: Final = 15.0
 """Time to wait for a coordinator that is missing or not ready: a new cluster has none in its first seconds."""
@@ -55,14 +54,13 @@ async def committed_offsets(
     """
     if not partitions:
         return {}
-    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
-    give_up_at = now() + COORDINATOR_S
+    patience = Patience(0.1, 1.0, COORDINATOR_S)
     while True:
         try:
             known = await admin.list_consumer_group_offsets(group_id, partitions=list(partitions))
         except NOT_READY:
-            if now() >= give_up_at:
+            if patience.is_over:
                 raise
         else:
             return {tp: state for tp, state in known.items() if state.offset >= 0}
-        await backoff.wait()
+        await patience.wait()

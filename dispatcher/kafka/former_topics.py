@@ -29,7 +29,7 @@ from dispatcher.errors import NotFound
 from dispatcher.kafka.committed_offsets import committed_offsets
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.groups import held_group, retry_group
-from dispatcher.kafka.log_bounds import end_offsets, first_offsets
+from dispatcher.kafka.log_bounds import Range, ranges_of
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
@@ -246,15 +246,14 @@ def _positions(known: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[TopicP
     return {tp: state.offset for tp, state in known.items()}
 
 
-async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, Range]:
     """Returns the first offsets of logs and the ones after their last, without the partitions that don't answer."""
     if not tps:
         return {}
     consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(kafka)
     try:
         await consumer.start()
-        firsts, ends = await first_offsets(consumer, tps), await end_offsets(consumer, tps)
-        return {tp: (firsts[tp], ends[tp]) for tp in tps if tp in firsts and tp in ends}
+        return await ranges_of(consumer, tps)
     except kafka_errors.LeaderNotAvailableError:
         return {}
     finally:

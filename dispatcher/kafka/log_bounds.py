@@ -25,6 +25,8 @@ MOST_S: Final = 3 * LEADER_ANSWERS_S + 2 * throttling.MOST_S
 """The longest that an answer takes."""
 
 Offsets = dict[TopicPartition, int]
+Range = tuple[int, int]
+"""From the first offset to before the last."""
 _Ask = Callable[[Sequence[TopicPartition]], Awaitable[Offsets]]
 
 
@@ -57,6 +59,19 @@ async def end_offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[
         KafkaError, TimeoutError: none answers.
     """
     return await _offsets(consumer, consumer.end_offsets, tps)
+
+
+async def ranges_of(
+    consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[TopicPartition]
+) -> dict[TopicPartition, Range]:
+    """Returns the logs' first offsets and the ones after their last, without the partitions that don't answer.
+
+    Raises:
+        KafkaError, TimeoutError: none answers.
+    """
+    firsts = await first_offsets(consumer, tps)
+    ends = await end_offsets(consumer, list(firsts))
+    return {tp: (firsts[tp], end) for tp, end in ends.items()}
 
 
 def leader_of(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) -> int | None:

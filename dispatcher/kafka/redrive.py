@@ -31,9 +31,10 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.errors import RecordTooLarge, UnreadableEvent
 from dispatcher.kafka.dead_letters import is_truncated
+from dispatcher.kafka.log_bounds import Range
 from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.topic_reader import Range, TopicReader
+from dispatcher.kafka.topic_reader import TopicReader
 from dispatcher.tasks import set_within
 
 MARK = PREFIX + "redriven"

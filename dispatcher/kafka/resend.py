@@ -18,9 +18,10 @@ from dispatcher.contract.records import Origin, Record, RetryState, without_retr
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.errors import UnreadableEvent
+from dispatcher.kafka.log_bounds import Range
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import count_too_large, paced
-from dispatcher.kafka.topic_reader import Range, TopicReader
+from dispatcher.kafka.topic_reader import TopicReader
 
 REASON = "delivered"
 """Reason of the history entry of an event that is sent again after its delivery."""

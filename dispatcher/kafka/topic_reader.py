@@ -13,9 +13,9 @@ from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.kafka.connection_errors import explain
-from dispatcher.kafka.log_bounds import end_offsets, first_offsets
+from dispatcher.kafka.log_bounds import Range, ranges_of
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Patience
 
 BATCH = 500
 SILENT_S = 30.0
@@ -27,9 +27,6 @@ SHORT_LEADER_S = 1.0
 """The same for pages, and for readers of many topics, which name the partitions that they leave out."""
 MOST_SHOWN = 5
 """Partitions that a message names."""
-
-Range = tuple[int, int]
-"""From the first offset to before the last."""
 
 
 class TopicReader:
@@ -196,22 +193,19 @@ async def _ranges(
     Raises:
         KafkaError, TimeoutError: no broker answers for any.
     """
-    now, backoff = asyncio.get_running_loop().time, Backoff(0.1, 1.0)
-    give_up_at = now() + leader_s
+    patience = Patience(0.1, 1.0, leader_s)
     ranges: dict[TopicPartition, Range] = {}
     while left := [tp for tp in partitions if tp not in ranges]:
         try:
-            firsts = await first_offsets(consumer, left)
-            ends = await end_offsets(consumer, list(firsts))
-            ranges |= {tp: (firsts[tp], end) for tp, end in ends.items()}
+            ranges |= await ranges_of(consumer, left)
         except LeaderNotAvailableError:
             pass  # a broker has answered, and says that none leads them
         except (KafkaError, TimeoutError):
-            if now() >= give_up_at and not ranges:
+            if patience.is_over and not ranges:
                 raise
-        if now() >= give_up_at:
+        if patience.is_over:
             break
-        await backoff.wait()
+        await patience.wait()
     return ranges
 
 
