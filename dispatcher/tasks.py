@@ -20,6 +20,12 @@ async def cancel_and_wait(*tasks: "asyncio.Task[object]") -> None:
         await asyncio.wait(tasks)
 
 
+def retrieve_error(future: "asyncio.Future[Result]") -> None:
+    """Marks a future's error as seen, if it is done and has one, so that asyncio doesn't log it as unobserved."""
+    if future.done() and not future.cancelled():
+        future.exception()
+
+
 async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
     """Waits for the event, at most `timeout_s` seconds. Returns whether it is set."""
     try:

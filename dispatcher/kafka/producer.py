@@ -42,6 +42,7 @@ from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.partition_choice import PartitionChoice
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.tasks import retrieve_error
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -170,7 +171,7 @@ class _ClientInUse:
         batch.append(key=write.key, value=write.value, timestamp=None, headers=list(write.headers))
         batch.close()
         sent = await self.client.send_batch(batch, write.topic, partition=partition)
-        sent.add_done_callback(_retrieve)  # a write that ends before its batch reports its own error
+        sent.add_done_callback(retrieve_error)  # a write that ends before its batch reports its own error
         await asyncio.wait({sent})  # cancelled with this write, it would lose the batch's error
         return self._noted(sent.result())
 
@@ -194,14 +195,8 @@ def _drop_unsent(accumulator: Any) -> None:
     accumulator._batches.clear()  # noqa: SLF001  (the sender must not send what has failed)
     for batch in batches:
         # Only writes that are still under way wait for these.
-        _retrieve(batch.future)
-        _retrieve(batch._drain_waiter)  # noqa: SLF001
-
-
-def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Marks a future's error as seen, so that asyncio doesn't report it as unobserved."""
-    if future.done() and not future.cancelled():
-        future.exception()
+        retrieve_error(batch.future)
+        retrieve_error(batch._drain_waiter)  # noqa: SLF001
 
 
 class _PendingBatches(set[Any]):

@@ -16,7 +16,7 @@ import structlog
 
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import NO_PUBLIC_ADDRESS, FailureReason
-from dispatcher.tasks import SingleFlight
+from dispatcher.tasks import SingleFlight, retrieve_error
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
 from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
@@ -223,7 +223,7 @@ class Resolver:
 
         def start(family: socket.AddressFamily) -> asyncio.Future[list[str]]:
             answer = asyncio.get_running_loop().run_in_executor(threads, ask, family)
-            answer.add_done_callback(_take_error)
+            answer.add_done_callback(retrieve_error)  # it may come too late
             return answer
 
         answers = [both := start(socket.AF_UNSPEC)]
@@ -236,12 +236,6 @@ class Resolver:
         finally:
             for answer in answers:
                 answer.cancel()  # one that still waits for a thread never begins
-
-
-def _take_error(answer: "asyncio.Future[list[str]]") -> None:
-    """Takes the error of an answer that came too late: asyncio would log it."""
-    if not answer.cancelled():
-        answer.exception()
 
 
 def _no_public_address(host: str) -> str:
