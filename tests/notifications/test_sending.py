@@ -82,6 +82,29 @@ async def test_a_late_note_does_not_end_what_another_worker_has_taken(scene: Sce
     assert [one.status for one in await scene.desk.recent(orgs=None)] == ["sent"]
 
 
+async def test_the_wait_before_another_try_begins_when_the_database_is_free(scene: Scene) -> None:
+    """Else a message would be due already when it is noted that it waits."""
+    await scene.store.add(Changes({}, [], [a_message("failing")]))
+    (taken,) = await scene.store.claim(1, "email")
+    async with scene.store._database.write() as connection:
+        await connection.execute(text("UPDATE history_messages SET title = title"))
+        noting = asyncio.create_task(scene.store.finish(taken, "waiting", "451 later", 30))
+        await asyncio.sleep(0.1)
+        scene.clock.now += 600
+    await noting
+    assert await scene.store.claim(1, "email") == []
+    scene.clock.now += 30
+    async with scene.store._database.write() as connection:
+        await connection.execute(text("UPDATE history_messages SET title = title"))
+        taking = asyncio.create_task(scene.store.claim(1, "email"))
+        await asyncio.sleep(0.1)
+        scene.clock.now += 600
+    (again,) = await taking or await scene.store.claim(1, "email")
+    scene.clock.now += 200
+    assert await scene.new_notifier().send_due("email") == 0, "the claim lasts as long as it should"
+    await scene.store.finish(again, "failed")
+
+
 async def test_no_message_is_sent_twice_while_a_slow_server_takes_several_in_turn(
     scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,10 @@ class NotificationStore:
         """The current time in Unix seconds."""
         return self._clock()
 
+    def _now_ms(self) -> int:
+        """Returns the time of a change. Read after the lock was taken: a worker may have waited for it for long."""
+        return int(self._clock() * 1000)
+
     async def read(self) -> Stored:
         """Returns what planning reads, outside a transaction.
 
@@ -163,7 +167,7 @@ class NotificationStore:
         return Stored(await self._contacts.all(connection), {_tenant(row): row["memory"] for row in memories})
 
     async def _write(self, connection: AsyncConnection, changes: Changes) -> None:
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         if changes.memories:
             await connection.execute(
                 text(
@@ -197,8 +201,8 @@ class NotificationStore:
         Raises:
             StoreUnavailable: nothing was changed, or it is unknown whether it was; call it again.
         """
-        now_ms = int(self._clock() * 1000)
         async with self._writing() as connection:
+            now_ms = self._now_ms()
             is_known = await self._contacts.set_status(connection, tenant, contact, status, now_ms)
             if status == "stopped":  # the worker finds at once that what waits for the contact isn't wanted
                 await wake(connection, tenant, lambda address: self._keyed(contact_of(address)) == contact, now_ms)
@@ -216,7 +220,7 @@ class NotificationStore:
             StoreUnavailable: the database did not answer in time.
         """
         async with self._writing(WITHIN_S) as connection:
-            await self._contacts.note_named(connection, is_named, int(self._clock() * 1000))
+            await self._contacts.note_named(connection, is_named, self._now_ms())
 
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
@@ -227,10 +231,10 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        now_ms = int(self._clock() * 1000)
-        is_due = (messages.c.next_at <= now_ms) & (messages.c.channel == channel)
         is_urgent = messages.c.kinds.contains(_URGENT)
         async with self._writing() as connection:
+            now_ms = self._now_ms()
+            is_due = (messages.c.next_at <= now_ms) & (messages.c.channel == channel)
             statuses = ["waiting"]
             if now_ms / 1000 - self._away_at >= AFTER_OUTAGE_S:
                 await end_lost(connection, is_due, now_ms)
@@ -276,12 +280,15 @@ class NotificationStore:
         Raises:
             StoreUnavailable: it is unknown whether it was noted: call it again, or the message is sent once more.
         """
-        now_ms, problem = int(self._clock() * 1000), _storable(problem)
+        problem = _storable(problem)
         is_mine = (messages.c.id == message.id, messages.c.status == "sending", messages.c.tries == message.tries + 1)
         async with self._writing() as connection:
-            row = (await connection.execute(select(messages).where(*is_mine))).mappings().one_or_none()
+            row = (
+                (await connection.execute(select(messages).where(*is_mine).with_for_update())).mappings().one_or_none()
+            )
             if row is None:
                 return
+            now_ms = self._now_ms()
             replaced = "" if again_in_s is None else await replaced_problem(connection, row)
             if again_in_s is not None and not replaced:
                 again = {"next_at": now_ms + int(again_in_s * 1000), "changed_at": now_ms, "is_repeat": 0}
@@ -350,7 +357,7 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        oldest = {"oldest": int(self._clock() * 1000) - KEEP_MS}
+        oldest = {"oldest": self._now_ms() - KEEP_MS}
         where = "status IN ('sent', 'failed', 'unknown') AND created_at < :oldest"
         await delete_in_slices(self._database, "history_messages", "created_at", where, oldest, _DELETED_AT_ONCE)
 
