@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_origin
+from typing import Annotated, Final, Literal, get_origin
 
-from pydantic import BaseModel, JsonValue, ValidationError, create_model
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from dispatcher.config.documents import (
     Document,
@@ -115,10 +113,10 @@ class _Overrides:
             if values:
                 message = f"lies below {values[0]}, which sets a whole value: unset one of the two"
                 self.problems.append(_of_variable(name, message))
-        # A group comes before its settings, which it would replace otherwise.
-        groups_first = sorted(self._names, key=len)
-        read = _EnvironmentSource({name: environ[name] for name in map(self._names.__getitem__, groups_first)})()
-        self.values: dict[str, JsonValue] = {key: _typed(value, (key,)) for key, value in read.items()}
+        self.values: dict[str, JsonValue] = {}
+        known = [loc for loc in self._names if loc[0] in _GROUPS]
+        for loc in sorted(known, key=len):  # a group comes before its settings, which it would replace otherwise
+            self.values = _merged(self.values, _at(loc, _value_of(environ[self._names[loc]], loc)))
 
     def placed(self, problem: Problem, document: Document) -> Problem:
         """Returns the problem, with the variable instead of file and line if its value came from a variable."""
@@ -132,21 +130,6 @@ class _Overrides:
 
 _GROUPS = {name.lower(): name for name in Settings.model_fields}
 _CASE: Final = "because the case of letters doesn't count: unset one of the two"
-
-
-class _EnvironmentSource(EnvSettingsSource):
-    """Reads nested names from a given environment as pydantic-settings does; single values stay text."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        fields: dict[str, Any] = {name: (field.annotation, None) for name, field in Settings.model_fields.items()}
-        model = create_model("SettingsInEnvironment", __base__=BaseSettings, **fields)
-        super().__init__(model, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
-        self.env_vars = {name.lower(): value for name, value in environ.items()}
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:  # noqa: ARG002  (pydantic-settings' signature)
-        """Decodes a variable that holds a whole group of settings; leaves any other text as it is."""
-        read = _parsed(value) if isinstance(value, str) else value
-        return read if isinstance(read, dict) else value
 
 
 def _loc_of(lower_name: str) -> Loc:
@@ -187,18 +170,17 @@ def _variables(model: type[BaseModel]) -> list[str]:
     return names
 
 
-def _typed(value: object, loc: Loc) -> JsonValue:
-    """Returns a value from the environment: unchanged if its setting is text, otherwise read as YAML."""
-    if isinstance(value, dict):
-        return {key: _typed(inner, (*loc, key)) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_typed(inner, (*loc, index)) for index, inner in enumerate(value)]
-    if not isinstance(value, str):
-        return value if isinstance(value, int | float) else None
+def _value_of(text: str, loc: Loc) -> JsonValue:
+    """Returns the value of a variable: its text if its setting is text, otherwise what it is in YAML."""
     types = locate(Settings, loc).types
-    if value == "null" and type(None) in types:
+    if text == "null" and type(None) in types:
         return None
-    return value if any(map(_is_text, types)) else _parsed(value)
+    return text if any(map(_is_text, types)) and not _is_group(loc, text) else _parsed(text)
+
+
+def _at(loc: Loc, value: JsonValue) -> dict[str, JsonValue]:
+    """Returns settings that have nothing but this value, at this place."""
+    return {str(loc[0]): _at(loc[1:], value) if len(loc) > 1 else value}
 
 
 def _is_text(annotation: object) -> bool:
