@@ -55,27 +55,29 @@ async def half_load_ms(rig: Rig, per_second: float, seconds: float = 12, of: int
 async def _paced(
     rig: Rig, topic: str, everyone: list[TenantKey], per_second: float, seconds: float, first: int
 ) -> dict[str, float]:
-    """Append events at an even pace, a batch each tick; unix time at which each was given to the broker, by webhook-id.
+    """Append events at an even pace, a batch each tick; unix time at which the broker appended each, by webhook-id.
 
-    Batches, because the writer has the broker and the receiver beside it on one core.
+    The batches are made before, because the writer has the broker and the receiver beside it on one core.
     """
     producer = await rig.producer()
-    began, number = time.monotonic(), first
-    sent: dict[str, float] = {}
-    pending = []
+    ticks = []
+    number = first
     for tick in range(int(seconds / _TICK_S)):
-        await asyncio.sleep(max(0.0, began + tick * _TICK_S - time.monotonic()))
         until_now = first + int((tick + 1) * _TICK_S * per_second)
-        batch, at = producer.create_batch(), time.time()
+        batch, names = producer.create_batch(), []
         for one in range(number, until_now):
             tenant = everyone[one % len(everyone)]
-            sent[_webhook_id(tenant, one)] = at
+            names.append(_webhook_id(tenant, one))
             batch.append(key=None, value=event(tenant, one), timestamp=None)
-        if until_now > number:
-            pending.append(await producer.send_batch(batch, topic, partition=tick % PARTITIONS))
+        batch.close()
+        ticks.append((batch, names))
         number = until_now
-    await asyncio.gather(*pending)
-    return sent
+    began, pending = time.monotonic(), []
+    for tick, (batch, _) in enumerate(ticks):
+        await asyncio.sleep(max(0.0, began + tick * _TICK_S - time.monotonic()))
+        pending.append(await producer.send_batch(batch, topic, partition=tick % PARTITIONS))
+    appended = [answer.timestamp / 1000 for answer in await asyncio.gather(*pending)]
+    return {name: at for (_, names), at in zip(ticks, appended, strict=True) for name in names}
 
 
 def _webhook_id(tenant: TenantKey, number: int) -> str:

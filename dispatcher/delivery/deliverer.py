@@ -101,7 +101,7 @@ class Deliverer:
         self._clock = clock
         self._chance = chance
         self._good = metrics.ATTEMPTS.labels("success", "http_2xx"), metrics.ATTEMPT_SECONDS.labels("success")
-        self._destinations: dict[TenantKey, PreparedWebhook] = {}
+        self._prepared: dict[TenantKey, PreparedWebhook] = {}
         self._retired: list[PreparedWebhook] = []
 
     async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery:
@@ -131,7 +131,7 @@ class Deliverer:
             return Delivered(last.number)
         if last.is_retried_soon and self._policy.soon_attempts:
             last = await self._try_soon(lane, pending, last)
-        return last.concluded()
+        return last.as_delivery()
 
     # Used by direct attempts, too
 
@@ -152,27 +152,27 @@ class Deliverer:
 
     def start_attempt(self, pending: PendingDelivery, on_result: Callable[[Attempt], None]) -> Exchange | None:
         """Makes the first attempt without waiting. Returns None, and sends nothing, if that is impossible."""
-        destination = self.destination(pending.webhook)
+        prepared = self.prepared(pending.webhook)
         now, token = self._clock(), None
-        if destination.needs_token:
-            authenticator = destination.authenticator
+        if prepared.needs_token:
+            authenticator = prepared.authenticator
             # After a 401 a fetched token may have to be renewed: `post` handles that.
             token = None if authenticator.is_fetched else authenticator.cached_header(now)
             if token is None:
                 return None
-        request = self._request(pending, destination, pending.attempts + 1, now, token)
+        request = self._request(pending, prepared, pending.attempts + 1, now, token)
         return self._transport.start_post(request, on_result)
 
-    def destination(self, webhook: Webhook) -> PreparedWebhook:
+    def prepared(self, webhook: Webhook) -> PreparedWebhook:
         """Returns the prepared form of this revision of the webhook, cached while the revision is in use."""
-        kept = self._destinations.get(webhook.tenant)
+        kept = self._prepared.get(webhook.tenant)
         if kept is not None and kept.webhook.config is webhook.config:
             return kept
-        if len(self._destinations) > 2 * len(self._lanes) + 100:
+        if len(self._prepared) > 2 * len(self._lanes) + 100:
             self._forget_freed_lanes()
         if kept is not None:
             self._retired.append(kept)
-        made = self._destinations[webhook.tenant] = PreparedWebhook.of(webhook, self._tokens, self._settings)
+        made = self._prepared[webhook.tenant] = PreparedWebhook.of(webhook, self._tokens, self._settings)
         return made
 
     def _start(self, lane: Lane, pending: PendingDelivery, permit: Permit) -> None:
@@ -183,13 +183,13 @@ class Deliverer:
             raise
 
     def _forget_freed_lanes(self) -> None:
-        freed = [tenant for tenant in self._destinations if self._lanes.get(tenant) is None]
-        self._retired += [self._destinations.pop(tenant) for tenant in freed]
+        freed = [tenant for tenant in self._prepared if self._lanes.get(tenant) is None]
+        self._retired += [self._prepared.pop(tenant) for tenant in freed]
 
     async def close(self) -> None:
         """Cancels the requests that authenticators have in progress."""
-        self._retired += self._destinations.values()
-        self._destinations.clear()
+        self._retired += self._prepared.values()
+        self._prepared.clear()
         await self._close_retired()
 
     async def _close_retired(self) -> None:
@@ -241,12 +241,12 @@ class Deliverer:
             return AttemptResult(number - 1, refusal=entry)
         try:
             attempt = await self.post(pending, number)
-            return self.concluded(lane, pending, entry, number, attempt)
+            return self.conclude(lane, pending, entry, number, attempt)
         except BaseException:
             lane.cancel(entry)
             raise
 
-    def concluded(
+    def conclude(
         self, lane: Lane, pending: PendingDelivery, permit: Permit, number: int, attempt: Attempt
     ) -> AttemptResult:
         """Judges an attempt, records it, and finally releases its permit. If this raises, the permit isn't released.
@@ -271,7 +271,7 @@ class Deliverer:
             lane.note_failure(reason_of(attempt), attempt.status, attempt.detail)
         if judgement.suspends:
             lane.suspend()  # first, so that no waiting event gets the permit
-        if judgement.tells_of_endpoint:
+        if judgement.is_evidence:
             before = lane.endpoint.breaker.state
             lane.release(permit, judgement, hold)
             if lane.endpoint.breaker.state is not before:
@@ -311,38 +311,38 @@ class Deliverer:
             return Attempt(self._lanes.now() - began, failure=FailureReason.LOCAL, detail=detail)
 
     async def _post(self, pending: PendingDelivery, number: int) -> Attempt:
-        destination = self.destination(pending.webhook)
-        if not destination.needs_token:
-            return await self._transport.post(self._request(pending, destination, number, self._clock(), None))
-        attempt, sent = await self._post_with_token(pending, destination, number)
-        if attempt.status == 401 and sent is not None and destination.authenticator.invalidate(sent, now=self._clock()):
+        prepared = self.prepared(pending.webhook)
+        if not prepared.needs_token:
+            return await self._transport.post(self._request(pending, prepared, number, self._clock(), None))
+        attempt, sent = await self._post_with_token(pending, prepared, number)
+        if attempt.status == 401 and sent is not None and prepared.authenticator.invalidate(sent, now=self._clock()):
             # The token may have been revoked: try once with a fresh one, at once, with the same permit.
-            attempt, _ = await self._post_with_token(pending, destination, number)
+            attempt, _ = await self._post_with_token(pending, prepared, number)
         return attempt
 
     async def _post_with_token(
-        self, pending: PendingDelivery, destination: PreparedWebhook, number: int
+        self, pending: PendingDelivery, prepared: PreparedWebhook, number: int
     ) -> tuple[Attempt, HttpHeader | None]:
         began, now = self._lanes.now(), self._clock()
         try:
-            token = destination.authenticator.cached_header(now) or await destination.authenticator.header(
+            token = prepared.authenticator.cached_header(now) or await prepared.authenticator.header(
                 webhook_id=pending.webhook_id, body=pending.body, now=now
             )
         except TokenUnavailable as error:
             metrics.TOKEN_FAILURES.inc()
             reason = FailureReason.LOCAL if error.is_local else FailureReason.TOKEN
             return Attempt(self._lanes.now() - began, failure=reason, detail=str(error)[:256]), None
-        return await self._transport.post(self._request(pending, destination, number, now, token)), token
+        return await self._transport.post(self._request(pending, prepared, number, now, token)), token
 
     def _request(
-        self, pending: PendingDelivery, destination: PreparedWebhook, number: int, now: float, token: HttpHeader | None
+        self, pending: PendingDelivery, prepared: PreparedWebhook, number: int, now: float, token: HttpHeader | None
     ) -> Request:
         return Request(
-            endpoint=destination.endpoint,
-            headers=request_headers(pending, number, now, destination.signer, token),
+            endpoint=prepared.endpoint,
+            headers=request_headers(pending, number, now, prepared.signer, token),
             body=pending.body,
-            timeout_s=destination.timeout_s,
-            connect_timeout_s=destination.connect_timeout_s,
+            timeout_s=prepared.timeout_s,
+            connect_timeout_s=prepared.connect_timeout_s,
             keep_body=self._keep_answer,
         )
 

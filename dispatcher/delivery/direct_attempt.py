@@ -123,7 +123,7 @@ class DirectAttempt(ABC):
         if permit is None:
             return  # unreachable: without a permit nothing was sent
         try:
-            result = self._deliverer.concluded(self._lane, self.pending, permit, self.pending.attempts + 1, attempt)
+            result = self._deliverer.conclude(self._lane, self.pending, permit, self.pending.attempts + 1, attempt)
         except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
             return

@@ -129,7 +129,7 @@ class AttemptResult:
         """True if an attempt was made that no quick try follows: its outcome is known."""
         return self.attempt is not None and not self.is_retried_soon
 
-    def concluded(self) -> Delivery:
+    def as_delivery(self) -> Delivery:
         """Returns what happens to the event if this was its last attempt for now."""
         attempt, judgement = self.attempt, self.judgement
         if self.changed:

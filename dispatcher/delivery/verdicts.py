@@ -38,8 +38,8 @@ class Judgement:
     """The endpoint is overloaded: send fewer at once."""
     suspends: bool = False
     """The endpoint wants no more until the webhook is edited."""
-    tells_of_endpoint: bool = True
-    """False if our own side failed, which says nothing about the endpoint."""
+    is_evidence: bool = True
+    """Says something about the endpoint. False if our own side failed."""
     payload_refused: bool = False
     """The endpoint refuses this payload. The fourth such answer to an event is final."""
 
@@ -57,15 +57,15 @@ _SOON: Final = Judgement(Verdict.RETRY_SOON, failing=True)
 _SOON_THROTTLED: Final = Judgement(Verdict.RETRY_SOON, failing=True, throttled=True)
 _UNREACHABLE: Final = Judgement(Verdict.RETRY_SOON, failing=True, connect_failure=True)
 _LATER: Final = Judgement(Verdict.RETRY_LATER, failing=True)
-_OUR_OWN: Final = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
-_DENIED_FOR_NOW: Final = Judgement(Verdict.RETRY_LATER, tells_of_endpoint=False)
+_OUR_OWN: Final = Judgement(Verdict.RETRY_SOON, is_evidence=False)
+_DENIED_FOR_NOW: Final = Judgement(Verdict.RETRY_LATER, is_evidence=False)
 _SUSPEND: Final = Judgement(Verdict.DISABLE_ENDPOINT, suspends=True)
 _PAYLOAD_REFUSED: Final = Judgement(Verdict.RETRY_LATER, failing=True, payload_refused=True)
 _REJECTED: Final = Judgement(Verdict.DEAD, DeadReason.REJECTED, failing=True, payload_refused=True)
 _UNSUPPORTED: Final = Judgement(Verdict.DEAD, DeadReason.REJECTED)
 _REDIRECTED: Final = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
 _ABORTED: Final = Judgement(Verdict.DEAD, DeadReason.ABORTED)
-_DENIED: Final = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=False)
+_DENIED: Final = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, is_evidence=False)
 
 RETRY_SOON: Final = frozenset({408, 409, 423, 425, 429})
 """4xx that pass by themselves; every 5xx but 501 and 505 does too."""

@@ -106,7 +106,7 @@ class Pipeline:
         )  # fmt: skip
         self._brakes = self._undelivered.brakes
         # Looked up once: delivered and skipped events are logged at this level only.
-        self._tells_all = log.is_enabled_for(logging.DEBUG)
+        self._logs_each_event = log.is_enabled_for(logging.DEBUG)
 
     @property
     def brakes(self) -> dict[tuple[str, int], DeadLetterBrake]:
@@ -173,7 +173,7 @@ class Pipeline:
         while True:
             undelivered = Undelivered(record, retry_state, processing, event)
             if first_result is not None and first_result.is_final:
-                delivery = first_result.concluded()
+                delivery = first_result.as_delivery()
             else:
                 made = retry_state.attempts if first_result is None else first_result.number
                 prepared = await self._prepared(undelivered, event, made)
@@ -270,7 +270,7 @@ class Pipeline:
 
     def _note_delivered(self, record: Record, tenant: TenantKey, webhook_id: str, outcome: Delivered) -> None:
         self._record_end(record, FinishedResult.DELIVERED, tenant)
-        if self._tells_all:
+        if self._logs_each_event:
             log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
 
     def skipped(
@@ -299,7 +299,7 @@ class Pipeline:
             else:
                 has_earlier = attempts > 0 or record.topic in self._own_topics
                 self._history.record_skipped(event, origin, reason, has_webhook=has_webhook, has_earlier=has_earlier)
-        if event is not None and self._tells_all:
+        if event is not None and self._logs_each_event:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
 

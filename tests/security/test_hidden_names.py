@@ -46,7 +46,7 @@ async def test_the_history_and_parked_events_show_denied_and_unknown_names_alike
                 reasons[host] = attempt.failure
                 judgement, made, event = judge(attempt), recorder(), pending()
                 made.record_attempt(event, 1, attempt, judgement)
-                deferred = AttemptResult(1, attempt, judgement).concluded()
+                deferred = AttemptResult(1, attempt, judgement).as_delivery()
                 assert isinstance(deferred, Deferred)
                 shown.add(f"{recorded(made)!r} {deferred!r}".replace(host, "name"))
     assert len(shown) == 1, shown

@@ -85,7 +85,7 @@ async def main():
     async with open_transport(delivery, EgressSettings.model_validate(settings)) as transport:
         async def post(url, endpoint=None):
             attempt = await transport.post(Request(endpoint or Endpoint.at(url), (), b"{}", 20.0, 20.0))
-            return [attempt.status, attempt.failure, judge(attempt).tells_of_endpoint]
+            return [attempt.status, attempt.failure, judge(attempt).is_evidence]
 
         plain = Endpoint.at(URLS[0])
         pem = Secret(Path(ca).with_name("client.pem").read_bytes())

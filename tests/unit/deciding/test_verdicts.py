@@ -75,7 +75,7 @@ def test_every_failure_has_the_verdict_of_the_table_for_users(reason: FailureRea
 
     assert (judgement.verdict, judgement.payload_refused) == VERDICTS[words]
     assert judgement.failing is is_evidence
-    assert judgement.tells_of_endpoint is (reason not in OUR_OWN)
+    assert judgement.is_evidence is (reason not in OUR_OWN)
     assert judgement.connect_failure is (reason in NEVER_REACHED)
     assert judgement.throttled is (reason is FailureReason.TIMEOUT)
 
@@ -117,7 +117,7 @@ def test_only_429_503_and_timeouts_say_that_the_endpoint_is_overloaded() -> None
 
         assert judgement.throttled is (status in (429, 503))
         assert not judgement.connect_failure
-        assert judgement.tells_of_endpoint
+        assert judgement.is_evidence
 
 
 def test_the_header_webhook_delivery_decides_unless_it_was_delivered() -> None:

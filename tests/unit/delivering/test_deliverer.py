@@ -482,16 +482,16 @@ async def test_a_webhooks_own_timeout_goes_before_the_operators() -> None:
 async def test_a_prepared_webhook_is_kept_until_an_edit_and_freed_with_its_lane() -> None:
     bench = Bench(200)
     same = bench.store.webhooks[TENANT]
-    assert bench.deliverer.destination(same) is bench.deliverer.destination(same)
-    moved = bench.deliverer.destination(replace(same, source="another line"))
-    assert moved is bench.deliverer.destination(same)
-    made = bench.deliverer.destination(webhook())
-    assert made is not bench.deliverer.destination(same)
+    assert bench.deliverer.prepared(same) is bench.deliverer.prepared(same)
+    moved = bench.deliverer.prepared(replace(same, source="another line"))
+    assert moved is bench.deliverer.prepared(same)
+    made = bench.deliverer.prepared(webhook())
+    assert made is not bench.deliverer.prepared(same)
 
     def of_tenant(number: int) -> Webhook:
         return webhook(TENANT._replace(org=f"org-{number}"))
 
     for number in range(300):
-        bench.deliverer.destination(of_tenant(number))
-    assert len(bench.deliverer._destinations) <= 101
+        bench.deliverer.prepared(of_tenant(number))
+    assert len(bench.deliverer._prepared) <= 101
     await bench.deliverer.close()

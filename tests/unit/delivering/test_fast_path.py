@@ -392,7 +392,7 @@ async def test_a_bug_after_an_answer_leaves_the_record_to_the_slow_path(
         monkeypatch.undo()
         raise ValueError("an answer that can't be judged")
 
-    monkeypatch.setattr(bench.deliverer, "concluded", broken)
+    monkeypatch.setattr(bench.deliverer, "conclude", broken)
     before = metrics.ERRORS.labels("lanes")._value.get()
     owner, _ = start(bench)
     await asyncio.sleep(5)

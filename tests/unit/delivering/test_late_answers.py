@@ -149,7 +149,7 @@ async def test_so_does_the_pipeline_after_a_direct_attempt() -> None:
     lane, permit = bench.deliverer.acquire(pending(bench))
     assert isinstance(permit, Permit)
     edit(bench)
-    first = bench.deliverer.concluded(lane, pending(bench), permit, 1, Attempt(5, status=410))
+    first = bench.deliverer.conclude(lane, pending(bench), permit, 1, Attempt(5, status=410))
 
     assert await bench.pipeline.process(record(EMAIL_EVENT), bench.processing(), first) == Delivered(2)
     await bench.deliverer.close()
