@@ -18,12 +18,14 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end)
     gc.disable()  # what is loaded stays: looking for garbage in it takes a tenth of the time
     try:
-        from dispatcher.cli import main as run_command
+        from dispatcher import cli
+
+        app = cli.load(sys.argv[1:])
     finally:
         gc.enable()
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_command()
+    cli.main(app)
 
 
 def _open_closed_streams() -> None:

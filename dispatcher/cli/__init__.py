@@ -7,65 +7,41 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
-from dispatcher import __version__
-from dispatcher.cli import (
-    console,
-    explain,
-    history,
-    receive,
-    redrive,
-    run,
-    sample,
-    schemas,
-    tokens,
-    topics,
-    trace,
-    webhooks,
-)
-from dispatcher.cli.options import placed, reflow_help
-from dispatcher.demo import demo_command
+from dispatcher.cli import run
+from dispatcher.cli.options import placed
+from dispatcher.cli.program import program
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.telemetry.build_form import FORM
 
 EX_CONFIG = 78
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Errors of a file or device that output is written to."""
 
-app = typer.Typer(
-    name="dispatcher",
-    help="Turns a Kafka stream of message-delivery events into webhooks that can be relied on.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
 
+def load(arguments: Sequence[str]) -> typer.Typer:
+    """Loads the program with all commands; for `run` and `check` without the others, so that they start sooner."""
+    if arguments[:1] in (["run"], ["check"]):
+        return program(run)
+    from dispatcher.cli.commands import app
 
-@app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
-    if version:
-        typer.echo(f"feedback-dispatcher {__version__} ({FORM})")
-        raise typer.Exit
-
-
-for module in (
-    run, console, history, topics, redrive, explain, trace, webhooks, tokens, schemas, sample, receive,
-):  # fmt: skip
-    module.add_to(app)
-app.command("demo")(demo_command)
-reflow_help(app)
+    return app
 
 
 def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def main() -> None:
-    """Runs the command in `sys.argv`. A user's mistake is reported in one line, without a traceback."""
+def main(app: typer.Typer | None = None) -> None:
+    """Runs the command in `sys.argv`. A user's mistake is reported in one line, without a traceback.
+
+    Args:
+        app: what `load` returned for `sys.argv`; it is loaded by default.
+    """
     try:
-        app()
+        (app or load(sys.argv[1:]))()
     except ConfigError as error:
         for problem in error.problems:
             typer.echo(str(placed(problem)), err=True)

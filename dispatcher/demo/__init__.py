@@ -56,3 +56,8 @@ def demo_command(
 ) -> None:
     """Watch events leave a broker as webhooks: everything on this machine, over in 20 seconds."""
     raise typer.Exit(serve_broker(broker) if broker is not None else start(events, forever=forever))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("demo")(demo_command)

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.main import get_command
 
-from dispatcher.cli import EX_CONFIG, app, sample
+from dispatcher.cli import EX_CONFIG, sample
+from dispatcher.cli.commands import app
 from dispatcher.cli.options import counted
 from dispatcher.service import CUT_OFF, FENCED
 from tests.commands.running import a_webhook, called, write_settings, write_webhooks

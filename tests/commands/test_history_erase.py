@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord

@@ -13,7 +13,7 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.cli.redrive import _time
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.events import DeliveryEvent, read_event

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.health import LANE_STATES
 from tests.deploy.tools import ROOT, RUNBOOKS
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.config.loader import load_settings
 from tests.deploy.rendering import NAMES, objects, only, settings_of
 from tests.deploy.tools import CHART, run, tool

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.config.loader import load_settings
 from tests.deploy.rendering import objects, only, settings_of
 from tests.deploy.test_console import SECRET, _secret_files

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
 from dispatcher.demo.child_process import free_ports

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dispatcher.cli import app
+from dispatcher.cli.commands import app
 from dispatcher.cli.console_process import ConsoleProcess
 from dispatcher.cli.interpreter import SWITCH_INTERVAL_S
 from dispatcher.history.process import HistoryProcess
