@@ -39,9 +39,12 @@ def placed(problem: Problem) -> Problem:
 
 
 def quiet_settings_at(path: Path) -> Settings:
-    """Returns the settings like `settings_at`, and logs only errors, for commands whose output is the answer."""
+    """Returns the settings like `settings_at`, and logs only errors, for commands whose output is the answer.
+
+    `log.level: debug` (`DISPATCHER_LOG__LEVEL=debug`) logs everything, also what the Kafka client logs.
+    """
     settings = settings_at(path)
-    configure_logging(settings.log.model_copy(update={"level": "error"}))
+    configure_logging(settings.log, is_quiet=True)
     return settings
 
 

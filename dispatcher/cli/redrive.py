@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.checks import webhook_rules
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration, parse_rate
 from dispatcher.contract.outcomes import DeadReason
@@ -25,7 +25,6 @@ from dispatcher.kafka.topic_reader import open_topics, shown, translating_kafka_
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores import open_source
 from dispatcher.tasks import stop_on_signals
-from dispatcher.telemetry.logs import configure_logging
 
 INTERRUPTED = 1
 _PROGRESS_EVERY_S = 5.0
@@ -58,8 +57,7 @@ def redrive(
         until=None if until is None else _time(until, now, "--until"),
     )
     a_second = _rate(rate)
-    settings = settings_at(config)
-    configure_logging(settings.log)
+    settings = quiet_settings_at(config)
     raise typer.Exit(asyncio.run(_redrive(settings, selection, a_second, dry_run=dry_run)))
 
 

@@ -86,7 +86,6 @@ def _check_files(config: Path, settings: Settings) -> None:
 
 def _check_kafka(settings: Settings) -> bool:
     """Prints what a connection to Kafka shows. Returns False if there is a problem."""
-    configure_logging(settings.log.model_copy(update={"level": "error"}))
     report = asyncio.run(check_kafka(settings))
     for line in report.good:
         typer.echo(line)

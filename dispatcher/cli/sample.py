@@ -54,13 +54,13 @@ def sample(
 
 
 async def _produce(settings: Settings, events: list[bytes]) -> None:
+    with translating_kafka_errors(settings.kafka):
+        await partitions_of(settings.kafka, ())  # says at once why no broker answers: a producer waits for one
     try:
         async with asyncio.timeout(PRODUCE_WITHIN_S), Producer(settings.kafka) as producer:
             for event in events:
                 await producer.write(settings.kafka.topic, None, event, [], "sample")
     except TimeoutError:
-        with translating_kafka_errors(settings.kafka):
-            await partitions_of(settings.kafka, ())  # fails for the reason why no event was taken
         where = settings.kafka.bootstrap_servers
         raise DispatcherError(f"kafka at {where} did not take the events within {PRODUCE_WITHIN_S:g} s") from None
 

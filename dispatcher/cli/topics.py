@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.topic_comparison import KnownTopics, known_topics
 from dispatcher.kafka.topic_permissions import acl_commands, kafka_user
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.kafka.topics import create_topics, planned_topics
-from dispatcher.telemetry.logs import configure_logging
 
 PARTITIONS_SHOWN = 12
 COMPARE_S = 10.0
@@ -35,13 +34,12 @@ def topics(
     ] = None,
 ) -> None:
     """Print the commands that create the topics the dispatcher needs, or create them; say what is wrong with them."""
-    settings = settings_at(config)
+    settings = quiet_settings_at(config)
     if acls is not None:
         if create:
             raise typer.BadParameter("give either --create or --acls")
         _print_permissions(settings, acls)
         return
-    configure_logging(settings.log)
     if create:
         with translating_kafka_errors(settings.kafka):
             created = asyncio.run(create_topics(settings, replication, partitions))

@@ -26,6 +26,10 @@ _TLS_ALERT: Final = 0x15
 _MAX_ANSWER: Final = 200 * 1024 * 1024
 """A larger number isn't a size but text."""
 _HTTP: Final = int.from_bytes(b"HTTP", "big")
+_UNTIMELY: Final = (
+    "refused the time of a record: this machine's clock or the brokers' is wrong, or the topic's limits are too narrow "
+    "(message.timestamp.after.max.ms and message.timestamp.before.max.ms)"
+)
 
 Explanation = tuple[KafkaReason, str]
 
@@ -170,6 +174,10 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
         case kafka_errors.UnknownTopicOrPartitionError():
             topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"
+        case kafka_errors.InvalidTimestampError():
+            return KafkaReason.CLOCK, f"the broker {_UNTIMELY}"
+        case kafka_errors.NotEnoughReplicasError() | kafka_errors.NotEnoughReplicasAfterAppendError():
+            return KafkaReason.WRITE_REFUSED, "fewer replicas are in sync than the topic's min.insync.replicas"
         case kafka_errors.OffsetMetadataTooLargeError():
             return KafkaReason.COMMIT_REFUSED, "the broker's offset.metadata.max.bytes is too small for commits"
         case kafka_errors.RequestTimedOutError() | kafka_errors.KafkaTimeoutError():

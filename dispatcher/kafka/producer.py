@@ -23,7 +23,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     BrokerResponseError,
     InvalidProducerIdMapping,
-    InvalidTimestampError,
     KafkaError,
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
@@ -39,7 +38,9 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import LOG_APPEND_TIME, RecordHeaders
 from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
+from dispatcher.kafka.connection_errors import explain
 from dispatcher.kafka.partition_choice import PartitionChoice
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import retrieve_error
@@ -55,6 +56,8 @@ LEADER_S: Final = 5.0
 """Time in which a partition of the topic has to get a leader. Nothing is sent until then: the write can be repeated."""
 LEADER_AGAIN_S: Final = 0.5
 SUSPECT_S: Final = 60.0
+REPLACED_S: Final = 1.0
+"""Time that replaced producers get to close once the others are closed."""
 LOG_EVERY_S: Final = 60.0
 """A topic that refuses every write is logged this often."""
 HEADER_ROOM: Final = 64 * 1024
@@ -63,10 +66,6 @@ RECORD_OVERHEAD: Final = 100
 """Bytes of a batch with one record, beside key, value and headers."""
 
 _SIZE_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
-_UNTIMELY = (
-    "refused the time of a record: this machine's clock or the brokers' is wrong, or the topic's limits are too narrow "
-    "(message.timestamp.after.max.ms and message.timestamp.before.max.ms)"
-)
 _NUMBERS_REFUSED = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerIdMapping, ProducerFenced)
 """The record was not written, and the fault is an earlier one's."""
 
@@ -253,10 +252,11 @@ class Producer:
         self._connections.clear()
         if connections:
             await asyncio.gather(*(connection.close() for connection in connections))
-        for task in self._closing:
-            task.cancel()
         if self._closing:
-            await asyncio.wait(self._closing)
+            _, late = await asyncio.wait(self._closing, timeout=REPLACED_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def write(
         self,
@@ -288,12 +288,11 @@ class Producer:
             raise self._too_large(topic, size) from None
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
-            self._report_failure(
-                topic, type(error).__name__, str(error), is_refused=isinstance(error, BrokerResponseError)
-            )
-            if isinstance(error, InvalidTimestampError):
-                self._problems.report(KafkaReason.CLOCK, f"topic {topic} {_UNTIMELY}", source=topic, lasts_s=SUSPECT_S)
-            raise NotWritten(f"{topic}: {type(error).__name__}") from error
+            reason, why = explain(error, peer_of(self._settings, self._settings.bootstrap_servers))
+            self._report_failure(topic, type(error).__name__, why, is_refused=isinstance(error, BrokerResponseError))
+            if reason is KafkaReason.CLOCK:
+                self._problems.report(reason, f"topic {topic}: {why}", source=topic, lasts_s=SUSPECT_S)
+            raise NotWritten(f"topic {topic} took no record: {why}") from error
 
     def _too_large(self, topic: str, size: int) -> RecordTooLarge:
         self._report_failure(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
@@ -372,7 +371,7 @@ class Producer:
             self._logged[topic] = now + LOG_EVERY_S
             log.warning("record not written", topic=topic, error=error, detail=detail[:256])
         if is_refused:
-            text = f"topic {topic} refused a record: {error} {detail}"
+            text = f"topic {topic} refused a record: {detail}"
             self._problems.report(KafkaReason.WRITE_REFUSED, text, source=topic, lasts_s=SUSPECT_S)
 
     # Connections

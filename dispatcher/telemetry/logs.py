@@ -28,9 +28,14 @@ MAX_TEXT: Final = 2000
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Configures structlog and the standard library's logging for the whole process. Lines go to standard error."""
-    level = _LEVELS[settings.level]
+def configure_logging(settings: LogSettings, *, is_quiet: bool = False) -> None:
+    """Configures structlog and the standard library's logging for the whole process. Lines go to standard error.
+
+    `is_quiet`: for commands whose output is the answer, which names each failure in one sentence. Only errors are
+    logged, and none of the Kafka client's; `log.level: debug` logs everything.
+    """
+    is_quiet = is_quiet and settings.level != "debug"
+    level = logging.ERROR if is_quiet else _LEVELS[settings.level]
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
         _shorten,
@@ -63,6 +68,8 @@ def configure_logging(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
     _set_levels(level)
+    if is_quiet:
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def _serialized(value: object, **_: object) -> str:

@@ -240,7 +240,7 @@ async def test_a_record_that_is_refused_for_its_time_names_the_clock(broker: Bro
             await write(producer, "t", b"x")
     found = {one.reason: one.detail for one in problems.current}
     assert set(found) == {KafkaReason.WRITE_REFUSED, KafkaReason.CLOCK}
-    assert "topic t refused the time of a record" in found[KafkaReason.CLOCK]
+    assert "topic t: the broker refused the time of a record" in found[KafkaReason.CLOCK]
 
 
 @virtual_time
@@ -249,7 +249,7 @@ async def test_a_hanging_producer_is_replaced_and_the_next_write_connects_again(
     async with Producer(SETTINGS) as producer:
         broker.hangs = True
         began = loop.time()
-        with pytest.raises(NotWritten, match="TimeoutError"):
+        with pytest.raises(NotWritten, match="topic t took no record: no answer in time"):
             await write(producer, "t", b"x")
         assert loop.time() - began == pytest.approx(WRITE_S, abs=0.1)
         broker.hangs = False
@@ -287,7 +287,7 @@ async def test_a_partition_that_the_client_does_not_know_yet_is_written_to(broke
         broker.partitions = {0, 1}
         await producer.write("t", None, value, [], "held", partition=1)
         assert broker.written["t"] == [value]
-        with pytest.raises(NotWritten, match="KafkaError"):
+        with pytest.raises(NotWritten, match="it has no partition 2"):
             await producer.write("t", None, value, [], "held", partition=2)
         await write(producer, "t", b"after")
         assert broker.written["t"] == [value, b"after"]
