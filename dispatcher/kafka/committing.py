@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import structlog
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection_errors import explain
 from dispatcher.kafka.membership import GroupClient
-from dispatcher.kafka.metadata_limit import MetadataLimit
+from dispatcher.kafka.metadata_limit import SIZE_REFUSED, MetadataLimit
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -54,8 +54,8 @@ class CommitFailures:
         self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=FAILURE_LASTS_S)
 
     def _why(self, error: Exception) -> str:
-        if isinstance(error, OffsetMetadataTooLargeError):
-            return "the broker refuses every commit, even without metadata"
+        if isinstance(error, SIZE_REFUSED):
+            return "the broker refuses every commit, even without metadata: raise its message.max.bytes"
         if isinstance(error, CommitFailedError | IllegalStateError):
             # The group has moved on; the new owner begins at the last commit that went through.
             return f"the group has given the partitions to another member ({type(error).__name__})"
@@ -129,7 +129,7 @@ class Committer:
                     async with asyncio.timeout(COMMIT_S):
                         await client.commit({one.tp: state for one, state in states.items()})
                 except Exception as error:  # noqa: BLE001  (reported there)
-                    if isinstance(error, OffsetMetadataTooLargeError) and self._limit.lower(longest):
+                    if isinstance(error, SIZE_REFUSED) and self._limit.lower(longest):
                         continue
                     self._failures.report(error)
                     return False

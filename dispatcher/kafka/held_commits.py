@@ -13,7 +13,6 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetMetadataTooLargeError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record
@@ -24,7 +23,7 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import HeldStart
 from dispatcher.kafka.held_topic import Directory, HeldTopic, Snapshot, SnapshotOffsets
 from dispatcher.kafka.membership import GroupClient
-from dispatcher.kafka.metadata_limit import MetadataLimit
+from dispatcher.kafka.metadata_limit import SIZE_REFUSED, MetadataLimit
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -185,7 +184,7 @@ class HeldCommitter:
             try:
                 async with asyncio.timeout(COMMIT_WITHIN_S):
                     await client.commit(offsets)
-            except OffsetMetadataTooLargeError:
+            except SIZE_REFUSED:
                 if not self._limit.lower(longest):
                     raise
             else:

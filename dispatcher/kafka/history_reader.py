@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
@@ -29,6 +29,7 @@ from dispatcher.kafka.groups import history_group
 from dispatcher.kafka.log_bounds import end_offsets
 from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
+from dispatcher.kafka.metadata_limit import SIZE_REFUSED
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
@@ -267,7 +268,7 @@ class HistoryReader:
         try:
             async with asyncio.timeout(COMMIT_S):
                 await consumer.commit(states)
-        except OffsetMetadataTooLargeError as error:
+        except SIZE_REFUSED as error:
             metrics.COMMIT_FAILURES.inc()
             log.warning("history: commit without metadata from now on", error=type(error).__name__)
             self._metadata_bytes = 0

@@ -3,10 +3,14 @@
 import asyncio
 from typing import Final
 
+from aiokafka.errors import InvalidCommitOffsetSizeError, OffsetMetadataTooLargeError
+
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.problems import KafkaProblems
 
+SIZE_REFUSED: Final = (OffsetMetadataTooLargeError, InvalidCommitOffsetSizeError)
+"""One partition's metadata is too long for the broker, or that of all partitions together."""
 TRY_AGAIN_S: Final = 300.0
 """Time after which the full length is tried again: the broker may be repaired, or another one be the coordinator."""
 LEAST_METADATA_BYTES: Final = 19
@@ -40,7 +44,7 @@ class MetadataLimit:
         self._holds_until = asyncio.get_running_loop().time() + TRY_AGAIN_S
         detail = (
             f"the broker refuses commit metadata of {refused} bytes; with less, a crash repeats what was finished out "
-            "of order: set offset.metadata.max.bytes=4096, Kafka's default"
+            "of order: set offset.metadata.max.bytes=4096 and message.max.bytes=1048588, Kafka's defaults, or more"
         )
         self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=2 * TRY_AGAIN_S)
         return True

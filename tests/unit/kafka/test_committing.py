@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
+    KafkaError,
     NotCoordinatorForGroupError,
-    OffsetMetadataTooLargeError,
 )
 from structlog.testing import capture_logs
 
@@ -19,7 +19,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import AssignmentEpoch
 from dispatcher.kafka.committing import FAILURE_LASTS_S, Committer
-from dispatcher.kafka.metadata_limit import TRY_AGAIN_S
+from dispatcher.kafka.metadata_limit import SIZE_REFUSED, TRY_AGAIN_S
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import LOG_EVERY_S, KafkaProblems
@@ -100,9 +100,10 @@ async def test_a_failed_commit_is_a_problem_until_one_succeeds(error: Exception,
     assert LOG_EVERY_S <= FAILURE_LASTS_S, "a persisting failure never looks solved in between"
 
 
-async def test_a_broker_that_refuses_every_commit_is_reported(clock: Clock) -> None:
+@pytest.mark.parametrize("refusal", SIZE_REFUSED)
+async def test_a_broker_that_refuses_every_commit_is_reported(clock: Clock, refusal: type[KafkaError]) -> None:
     problems, broker = KafkaProblems(clock), Broker()
-    broker.error = OffsetMetadataTooLargeError()
+    broker.error = refusal()
 
     committer = Committer("a", SETTINGS, lambda: 1, problems)
     assert not await committer.commit(broker, [_partition(scattered=20)])
@@ -110,10 +111,11 @@ async def test_a_broker_that_refuses_every_commit_is_reported(clock: Clock) -> N
     assert broker.asked == 3, "with all metadata, with half of it, with none"
 
 
+@pytest.mark.parametrize("refusal", SIZE_REFUSED)
 @virtual_time
-async def test_full_metadata_is_tried_again_after_a_while_and_the_problem_ends() -> None:
+async def test_full_metadata_is_tried_again_after_a_while_and_the_problem_ends(refusal: type[KafkaError]) -> None:
     """The broker was repaired, or another one coordinates the group now: no restart is needed."""
-    problems, broker = KafkaProblems(asyncio.get_running_loop().time), StrictBroker(100)
+    problems, broker = KafkaProblems(asyncio.get_running_loop().time), StrictBroker(100, refusal)
     committer, partition = Committer("a", SETTINGS, lambda: 1, problems), _partition(scattered=60)
     assert await committer.commit(broker, [partition])
     assert 0 < broker.lengths[-1] <= 100
@@ -139,15 +141,16 @@ async def test_full_metadata_is_tried_again_after_a_while_and_the_problem_ends()
 class StrictBroker(Broker):
     """Takes metadata up to a length."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, refusal: type[KafkaError]) -> None:
         super().__init__()
         self.most = most
+        self.refusal = refusal
         self.lengths: list[int] = []
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         self.lengths.append(max(len(metadata) for _, metadata in offsets.values()))
         if self.lengths[-1] > self.most:
-            raise OffsetMetadataTooLargeError
+            raise self.refusal
 
 
 async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: Clock) -> None:
