@@ -13,9 +13,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from dispatcher.config.settings import Settings
-from dispatcher.kafka.connection import stopped
+from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.log_bounds import end_offsets
 from dispatcher.kafka.membership import GroupClient
+from dispatcher.kafka.topic_lookup import described_topics
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import planned_topics
 
@@ -33,17 +34,15 @@ async def find_earlier_start(settings: Settings) -> str | None:
 
     Raises what aiokafka raises if no broker answers.
     """
+    async with admin_client(settings.kafka) as admin:
+        described = await described_topics(admin, [plan.name for plan in planned_topics(settings, 1, 1)])
+    own = [TopicPartition(name, one["partition"]) for name, partitions in described.items() for one in partitions]
+    if not own:
+        return None
     consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(settings.kafka)
     try:
         await consumer.start()
-        # The request lists all topics: one that named these would create them on a broker that creates topics.
-        cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
-        own = [
-            TopicPartition(plan.name, number)
-            for plan in planned_topics(settings, 1, 1)
-            for number in cluster.partitions_for_topic(plan.name) or ()
-        ]
-        ends = await end_offsets(consumer, own) if own else {}
+        ends = await end_offsets(consumer, own)
     finally:
         await stopped(consumer)
     return next((tp.topic for tp in own if ends.get(tp, 0) > 0), None)

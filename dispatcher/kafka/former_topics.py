@@ -30,6 +30,7 @@ from dispatcher.kafka.committed_offsets import committed_offsets
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.log_bounds import Range, ranges_of
+from dispatcher.kafka.topic_lookup import all_topics
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
@@ -138,7 +139,7 @@ async def find_former_names(settings: Settings) -> tuple[Collection[str], Former
     Raises what aiokafka raises if the broker doesn't answer.
     """
     async with admin_client(settings.kafka) as admin:
-        described = await _described(admin)
+        described = await all_topics(admin)
         names = former_names(settings, described, described)  # as if the group had read every topic
         if names.tiers or names.held or names.dead or names.history:
             read = [tp.topic for commits in await _own_commits(admin, settings.kafka, described) for tp in commits]
@@ -150,7 +151,7 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     """Returns the former topics that exist on the broker. Raises aiokafka's error if the broker doesn't answer."""
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
-        described = await _described(admin)
+        described = await all_topics(admin)
         possible = former_names(settings, described, described)  # as if the group had read every topic
         if not (possible.tiers or possible.held or possible.dead):
             return FormerTopics()
@@ -218,11 +219,6 @@ async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
         finally:
             await stopped(consumer)
     return found
-
-
-async def _described(admin: AIOKafkaAdminClient) -> dict[str, int]:
-    """Returns the number of partitions of each topic."""
-    return {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
 
 
 def _partitions(described: Mapping[str, int], topics: Iterable[str]) -> list[TopicPartition]:

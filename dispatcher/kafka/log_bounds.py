@@ -83,6 +83,8 @@ def leader_of(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) ->
 async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: Sequence[TopicPartition]) -> Offsets:
     """Asks each leader on its own; if it fails, asks it for each of its partitions on its own."""
     if any(leader_of(consumer, tp) is None for tp in tps):  # perhaps only this client doesn't know it yet
+        for topic in {tp.topic for tp in tps}:
+            consumer._client.add_topic(topic)  # noqa: SLF001
         with suppress(TimeoutError):
             async with asyncio.timeout(LEADER_ANSWERS_S):
                 await consumer._client.force_metadata_update()  # noqa: SLF001

@@ -109,15 +109,6 @@ class Findings:
         return {reason: "; ".join(details) for reason, details in self.problems.items()}
 
 
-class _NoTopics(tuple[str, ...]):
-    """An empty tuple that is true, so that aiokafka requests the brokers only, and not every topic."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return True
-
-
 class KafkaProbe:
     """Checks a cluster over its own connection. An async context manager; leaving it closes the connection."""
 
@@ -203,7 +194,6 @@ class KafkaProbe:
     async def _connected(self) -> AIOKafkaClient:
         if self._client is None:
             client = AIOKafkaClient(**connection_arguments(self._settings, self._problems))
-            client._topics = _NoTopics()  # noqa: SLF001
             try:
                 await client.bootstrap()
             except BaseException:

@@ -2,6 +2,7 @@
 
 Patches, applied once by `aiokafka_patches`:
 - Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.
+- A client that needs no topic requests the brokers only. aiokafka requests all topics of the cluster, once a minute.
 - Metadata is requested at most five times a second. aiokafka asks without a pause while a partition has no leader.
 - A broker that slows the process down by a quota is noted (`throttling`).
 - If no known broker answers for 30 s, the client bootstraps again (KIP-899): all brokers may have moved.
@@ -53,6 +54,18 @@ UPDATES_A_SECOND: Final = 5
 _SOURCE: Final = "bootstrap"
 
 Method = Callable[..., Awaitable[Any]]
+
+
+class _NoTopics(tuple[str, ...]):
+    """An empty tuple that is true, so that aiokafka requests the brokers only, and not every topic."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+_NO_TOPICS: Final = _NoTopics()
 
 
 def apply() -> None:
@@ -119,7 +132,7 @@ def _raising_with_cause(bootstrap: Method) -> Method:
 def _bootstrapping_again(update: Method) -> Method:
     @wraps(update)
     async def patched(client: Any, cluster: Any, topics: Any) -> bool:
-        loop = asyncio.get_running_loop()
+        loop, topics = asyncio.get_running_loop(), topics or _NO_TOPICS
         # While a partition has no leader, each fetch and write asks for new metadata at once, again and again.
         updates: deque[float] = client.__dict__.setdefault("_update_times", deque(maxlen=UPDATES_A_SECOND))
         if len(updates) == UPDATES_A_SECOND:
@@ -166,7 +179,7 @@ async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
             log.debug("bootstrap server does not answer", host=host, port=port, error=type(error).__name__)
             continue
         try:
-            metadata = await connection.send(MetadataRequest(list(topics) if topics else None))
+            metadata = await connection.send(MetadataRequest(list(topics)))
         except (kafka_errors.KafkaError, TimeoutError):
             continue
         finally:

@@ -14,6 +14,7 @@ from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.kafka.connection_errors import explain
 from dispatcher.kafka.log_bounds import Range, ranges_of
+from dispatcher.kafka.topic_lookup import described_topics
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Patience
 
@@ -236,9 +237,8 @@ async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[
     Raises:
         NotFound: one of them is not there.
     """
-    # The request lists all topics: one that named these would create them on a broker that creates topics.
     async with admin_client(settings) as admin:
-        described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+        described = await described_topics(admin, topics)
     missing = [topic for topic in topics if topic not in described]
     if missing:
         raise NotFound(f"there is no topic {missing[0]}")

@@ -19,6 +19,7 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.connection import admin_client
 from dispatcher.kafka.producer import HEADER_ROOM, largest_record
+from dispatcher.kafka.topic_lookup import described_topics
 
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3_600
@@ -105,8 +106,7 @@ class FoundTopic:
 
 async def found_topics(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, FoundTopic]:
     """Returns those of the topics that exist and are visible. Creates none, whatever the broker's settings."""
-    # The request lists all topics: one that named these would create them if the broker creates topics automatically.
-    described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+    described = await described_topics(admin, names)
     there = [name for name in names if name in described]
     configs = await _configs(admin, there) if there else {}
     found = {}

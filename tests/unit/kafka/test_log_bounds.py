@@ -38,9 +38,12 @@ class Consumer:
         self.silent: set[TopicPartition] = set()
         self._listeners: list[Callable[[Consumer], None]] = []
         self.asked: list[set[TopicPartition]] = []
+        self.topics: set[str] = set()
+        """Topics whose leaders the client requests."""
         self._client = SimpleNamespace(
-            cluster=self, _conns={}, force_metadata_update=self._look_again, send=self.assignment
-        )
+            cluster=self, _conns={}, force_metadata_update=self._look_again, send=self.assignment,
+            add_topic=self.topics.add,
+        )  # fmt: skip
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
         self.partitions: dict[str, set[int]] = {tp.topic: {one.partition for one in EVERY} for tp in EVERY}
         self.unauthorized_topics: set[str] = set()
@@ -51,7 +54,7 @@ class Consumer:
         self._fetcher = Fetcher(self)
 
     async def _look_again(self) -> bool:
-        self.leaders |= self.leaders_known_later
+        self.leaders |= {tp: leader for tp, leader in self.leaders_known_later.items() if tp.topic in self.topics}
         return True
 
     def leader_for_partition(self, tp: TopicPartition) -> int | None:
