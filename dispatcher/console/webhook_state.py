@@ -79,7 +79,10 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
     return WebhookState(
         state=state,
         failing=None if failing is None else (failing.failed, failing.seen),
-        reasons=tuple(_reasons(services, webhook, state, failing, lane, tiers, history_problem)),
+        reasons=(
+            *(sentence(f"the database has a damaged row of it: {one.message}") for one in webhook.problems),
+            *_reasons(services, webhook, state, failing, lane, tiers, history_problem),
+        ),
         outcomes=outcomes,
         last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
         tiers=tiers,

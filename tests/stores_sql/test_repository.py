@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from pydantic import JsonValue
-from sqlalchemy import create_engine, insert, select, update
+from sqlalchemy import create_engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from dispatcher.config.webhooks import Channel
@@ -43,6 +43,23 @@ async def test_the_webhooks_of_many_tenants_are_found_at_once(
     }
     assert await repository.list_tenants([made.tenant], orgs=frozenset({"rival@AdobeOrg"})) == {}
     assert await repository.list_tenants([], orgs=None) == {}
+
+
+@pytest.mark.parametrize("config", ['{"paused": "perhaps"}', '{"paused": 1}', "[]", "null", '"paused"'])
+async def test_an_odd_configuration_is_listed_beside_the_others(
+    repository: WebhookRepository, database: Database, config: str
+) -> None:
+    odd, good = [await repository.create(plain(org), by="ada", orgs=None) for org in ("odd", "good")]
+    paused = await repository.create(plain("paused", paused=True), by="ada", orgs=None)
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE webhooks SET config = :config WHERE org = 'odd'"), {"config": config})
+    for query, expected in (
+        (WebhookQuery(), {odd.id, good.id, paused.id}),
+        (WebhookQuery(paused=True), {paused.id}),
+        (WebhookQuery(paused=False), {odd.id, good.id}),
+    ):
+        assert {one.id for one in (await repository.search(query, orgs=None)).items} == expected
+        assert {one.id for one in await repository.list_all(query, orgs=None)} == expected
 
 
 async def test_one_of_twenty_simultaneous_creations_of_a_webhook_succeeds(repository: WebhookRepository) -> None:

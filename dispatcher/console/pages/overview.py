@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -92,7 +91,7 @@ class OverviewPage:
             at="webhooks",
             tab="overview",
             webhook=webhook,
-            host=urlsplit(webhook.url).hostname,
+            host=webhook.host,
             webhook_state=webhook_state,
             window=window,
             windows=tuple(WINDOW_S),
@@ -186,7 +185,7 @@ class OverviewPage:
             made=made,
             problem=problem,
             webhook=webhook,
-            host=urlsplit(webhook.url).hostname,
+            host=webhook.host,
             webhook_state=await state_of(self._renderer.services, webhook),
             sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person.is_admin),
             signing=await signing_secrets_of(self._renderer.services, person, webhook),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -219,9 +219,8 @@ class WebhookListPage:
         webhook_state, skipped = await asyncio.gather(
             state_of(services, webhook), skipped_lately(services, webhook.tenant, "24h")
         )
-        host = urlsplit(webhook.url).hostname or ""
         outcomes = webhook_state.outcomes
-        return WebhookRow(webhook, webhook_state, sparkline_of(outcomes), host, skipped, outcomes.delivered)
+        return WebhookRow(webhook, webhook_state, sparkline_of(outcomes), webhook.host, skipped, outcomes.delivered)
 
     async def _seen(self, person: Person, scope: Scope) -> list[SeenTenant] | None:
         """Returns tenants of the scope whose events are skipped because they have no webhook; None if unknown."""

@@ -21,6 +21,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import fingerprint_in, is_secret_place
 from dispatcher.stores.sql.header_values import HEADERS
+from dispatcher.stores.sql.odd_values import text_of
 from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
 from dispatcher.stores.sql.schema import audit
 
@@ -139,7 +140,10 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
 
 
 def _origin_of(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # in a row that was edited by hand
+        return f"<secret {_digest(url)}>"
     origin = f"{parts.scheme}://{parts.netloc}"
     return url if url in (origin, f"{origin}/") else f"{origin}/<secret {_digest(url)}>"
 
@@ -162,13 +166,15 @@ def _digest(value: JsonValue) -> str:
 
 
 def _entry(row: RowMapping) -> AuditEntry:
-    action = str(row["action"])
+    action, org, sandbox, webhook_id = (
+        None if row[name] is None else text_of(row[name]) for name in ("action", "org", "sandbox", "webhook_id")
+    )
     return AuditEntry(
         id=row["id"],
         at=row["at"],
-        actor=row["actor"],
-        action=_ACTIONS.get(action, action),
-        tenant=None if row["org"] is None else TenantKey(row["org"], row["sandbox"] or ""),
-        webhook_id=row["webhook_id"],
+        actor=text_of(row["actor"]),
+        action=_ACTIONS.get(action or "", action or ""),
+        tenant=None if org is None else TenantKey(org, sandbox or ""),
+        webhook_id=webhook_id,
         changes={path: _shown(path, change) for path, change in row["changes"].items()},
     )

@@ -53,7 +53,7 @@ class Encryption:
         if self._fernet is None:
             return None
         try:
-            plain = self._fernet.decrypt(ciphertext.encode())
+            plain = self._fernet.decrypt(str(ciphertext).encode())  # a row that was edited by hand may hold bytes
         except InvalidToken:
             return None
         binding = _bound_to(webhook_id)
@@ -68,7 +68,7 @@ class Encryption:
             ConfigError: no key is configured.
         """
         try:
-            return self._configured().rotate(ciphertext.encode()).decode()
+            return self._configured().rotate(str(ciphertext).encode()).decode()
         except InvalidToken:
             return None
 
@@ -84,4 +84,4 @@ def new_key() -> str:
 
 
 def _bound_to(webhook_id: str) -> bytes:
-    return webhook_id.encode() + b"\n"
+    return str(webhook_id).encode() + b"\n"

@@ -19,6 +19,7 @@ from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.documents import restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
+from dispatcher.stores.sql.odd_values import problems_of, text_of
 from dispatcher.stores.sql.schema import secrets, webhooks
 from dispatcher.telemetry import metrics
 
@@ -67,12 +68,14 @@ def read_rows(selected: Iterable[RowMapping], encryption: Encryption) -> Iterato
 def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
     """Returns the webhook of these rows. Whatever is wrong with them costs this webhook only."""
     first = group[0]
-    tenant, source = TenantKey(_text(first["org"]), _text(first["sandbox"])), f"sql:{first['id']}"
+    tenant, source = TenantKey(text_of(first["org"]), text_of(first["sandbox"])), f"sql:{first['id']}"
     row = WebhookRow(first["id"], tenant, changed_in(first), first["is_deleted"], None)
     if row.is_deleted:
         return row
     try:
-        _raise_mistyped(first)
+        mistyped = problems_of(first)
+        if mistyped:
+            raise ConfigError(mistyped)
         webhook = _webhook(group, source, encryption)
         if webhook.tenant == tenant:
             return replace(row, webhook=webhook)
@@ -90,21 +93,6 @@ def changed_in(row: RowMapping) -> int:
     """Returns the change counter at a row's last change; if it has no number, one that makes the row the newest."""
     changed = row["changed"]
     return changed if isinstance(changed, int) else _NEWEST
-
-
-def _text(value: object) -> str:
-    """Returns the text that SQLite may hold as bytes, if it was typed by hand."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _raise_mistyped(row: RowMapping) -> None:
-    """Raises ConfigError if a column has a value of another type. SQLite accepts any."""
-    texts = [name for name in ("id", "org", "sandbox") if not isinstance(row[name], str)]
-    numbers = [name for name in ("version", "changed") if not isinstance(row[name], int)]
-    problems = [Problem(f"its column {name} isn't text: correct the row") for name in texts]
-    problems += [Problem(f"its column {name} isn't a whole number: correct the row") for name in numbers]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _webhook(group: Sequence[RowMapping], source: str, encryption: Encryption) -> Webhook:

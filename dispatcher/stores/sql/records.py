@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.documents import without_secrets
 
 Orgs = frozenset[str] | None
@@ -44,13 +46,25 @@ class StoredWebhook:
     updated_by: str
     deleted_at: datetime | None = None
     """None unless it was deleted."""
+    problems: tuple[Problem, ...] = ()
+    """Columns that hold something else than they should: the row was edited by hand."""
+
+    @property
+    def host(self) -> str:
+        """Host of its URL; empty if a damaged row has none."""
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
 
     def config(self) -> WebhookConfig:
         """Returns the configuration with empty secrets: to show, never to deliver.
 
         Raises:
-            ConfigError: it isn't a valid configuration in this version of the program.
+            ConfigError: it isn't a valid configuration in this version of the program, or the row is damaged.
         """
+        if self.problems:
+            raise ConfigError(self.problems)
         return without_secrets(dict(self.document))
 
 

@@ -24,6 +24,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import erased_secrets, extract_secrets, resolve_draft, restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
+from dispatcher.stores.sql.odd_values import number_of, problems_of
 from dispatcher.stores.sql.records import (
     MAX_PAGE,
     RESTORABLE,
@@ -113,7 +114,7 @@ class WebhookRepository:
         """Returns the webhooks with these ids in their order; leaves out those that don't exist. At most 200."""
         async with self._database.read() as connection:
             found = await rows.rows_of(connection, webhook_ids[:MAX_PAGE], orgs)
-        by_id = {row["id"]: rows.stored_webhook(row, self._encryption) for row in found}
+        by_id = {one.id: one for one in (rows.stored_webhook(row, self._encryption) for row in found)}
         return [by_id[one] for one in webhook_ids if one in by_id]
 
     async def resolve(
@@ -156,6 +157,8 @@ class WebhookRepository:
         async with self._database.read() as connection:
             row = await rows.row_of(connection, webhook_id, orgs)
             stored = await rows.secrets_in(connection, webhook_id, self._encryption)
+        if not row["config"]:
+            raise ConfigError(problems_of(row))
         document, lost = open_headers(row["config"], webhook_id, self._encryption)
         locked = [one.path for one in stored.values() if one.secret is None]
         locked += [f"headers.{name}" for name in lost]
@@ -361,8 +364,13 @@ class WebhookRepository:
         action: AuditAction,
         by: str,
     ) -> StoredWebhook:
-        """Changes members of a stored document. The others stay as they are stored, even if no key decrypts them."""
-        values = {"config": {**row["config"], **members}, "version": row["version"] + 1}
+        """Changes members of a stored document. The others stay as they are stored, even if no key decrypts them.
+
+        Raises ConfigError if the document can't be read: what is left of it would be replaced.
+        """
+        if not row["config"]:
+            raise ConfigError(problems_of(row))
+        values = {"config": {**row["config"], **members}, "version": number_of(row["version"]) + 1}
         values |= {"changed": change, "updated_at": self._clock(), "updated_by": by}
         await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(values))
         await write_entry(connection, action, by, TenantKey(row["org"], row["sandbox"]), row["id"], {})

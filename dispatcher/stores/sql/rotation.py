@@ -1,7 +1,7 @@
 """Encrypts stored secrets and header parameters again with the first key, for `dispatcher webhooks rotate-keys`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import select, update
@@ -11,6 +11,7 @@ from dispatcher.stores.sql.audit import write_entry
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import are_encrypted, renew_headers
+from dispatcher.stores.sql.odd_values import problems_of
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.stores.sql.rows import next_change
 from dispatcher.stores.sql.schema import secrets, webhooks
@@ -51,6 +52,7 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
         statement = select(webhooks.c.id, webhooks.c.config).where(webhooks.c.erased_at.is_(None))
         for row in (await connection.execute(statement)).mappings().all():
             config, count, lost = renew_headers(row["config"], row["id"], encryption)
+            problems += [replace(problem, file=f"sql:{row['id']}") for problem in problems_of(row)]
             problems += [Problem(_LOST, f"headers.{name}", f"sql:{row['id']}") for name in lost]
             if count:
                 await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(config=config))

@@ -9,6 +9,7 @@ import orjson
 from pydantic import JsonValue
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     RowMapping,
     Select,
@@ -16,7 +17,6 @@ from sqlalchemy import (
     and_,
     column,
     delete,
-    false,
     func,
     insert,
     not_,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import Channel, WebhookConfig
@@ -34,6 +35,7 @@ from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.documents import StoredSecret
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers, seal_headers, without_headers
+from dispatcher.stores.sql.odd_values import number_of, problems_of, text_of
 from dispatcher.stores.sql.records import MAX_LISTED, MAX_PAGE, ListedWebhook, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
 
@@ -48,6 +50,23 @@ _NUMBERS_POSTGRESQL: Final = (
     "SELECT value->>0 AS org, value->>1 AS sandbox, CAST(value->>2 AS bigint) AS number "
     "FROM json_array_elements(CAST(:numbers AS json)) AS value"
 )
+
+
+class _IsPaused(ColumnElement[bool]):
+    """The condition for paused webhooks. A configuration that isn't JSON, which SQLite may hold, says nothing."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_IsPaused)
+def _in_postgresql(*_: object, **__: object) -> str:
+    return "(coalesce(webhooks.config->>'paused', '') = 'true')"
+
+
+@compiles(_IsPaused, "sqlite")
+def _in_sqlite(*_: object, **__: object) -> str:
+    return "(CASE WHEN json_valid(webhooks.config) THEN json_type(webhooks.config, '$.paused') IS 'true' ELSE 0 END)"
 
 
 def is_storable(*texts: str) -> bool:
@@ -88,8 +107,7 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
     if query.channel is not None:
         statement = statement.where(webhooks.c.channels.contains(f" {query.channel.value} "))
     if query.paused is not None:
-        is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
-        statement = statement.where(is_paused if query.paused else not_(is_paused))
+        statement = statement.where(_IsPaused() if query.paused else not_(_IsPaused()))
     for member, value in (
         (webhooks.c.enabled, query.enabled),
         (webhooks.c.org, query.org),
@@ -115,18 +133,20 @@ async def listed_of(connection: AsyncConnection, tenants: Iterable[TenantKey], o
 
 
 async def _listed(connection: AsyncConnection, statement: Select[tuple[object, ...]]) -> list[ListedWebhook]:
-    is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
     names = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.name)
-    columns = (*names, webhooks.c.enabled, is_paused, webhooks.c.updated_at)
+    columns = (*names, webhooks.c.enabled, _IsPaused(), webhooks.c.updated_at)
     found = (await connection.execute(statement.with_only_columns(*columns))).all()
-    return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5]), row[6]) for row in found]
+    return [
+        ListedWebhook(text_of(row[0]), TenantKey(text_of(row[1]), text_of(row[2])), text_of(row[3]), *row[4:])
+        for row in found
+    ]
 
 
 async def tenants_of(connection: AsyncConnection, words: str, orgs: Orgs, limit: int) -> list[TenantKey]:
     """Returns organisation and sandbox of the webhooks in which all the words appear, in their order."""
     statement = matching(WebhookQuery(text=words), orgs).with_only_columns(webhooks.c.org, webhooks.c.sandbox)
     found = await connection.execute(statement.order_by(webhooks.c.org, webhooks.c.sandbox).limit(limit))
-    return [TenantKey(*row) for row in found.all()]
+    return [TenantKey(*map(text_of, row)) for row in found.all()]
 
 
 async def rows_of(connection: AsyncConnection, webhook_ids: Sequence[str], orgs: Orgs) -> Sequence[RowMapping]:
@@ -300,21 +320,26 @@ def restorable(orgs: Orgs, since: datetime) -> Select[tuple[object, ...]]:
 
 
 def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
-    """Returns a row as a value, with header parameters as text."""
+    """Returns a row as a value, with header parameters as text. What its configuration lacks is in other columns."""
     known = {channel.value: channel for channel in Channel}
+    texts = {name: text_of(row[name]) for name in ("id", "org", "sandbox", "name", "url", "created_by", "updated_by")}
+    channels = tuple(known[name] for name in text_of(row["channels"]).split() if name in known)
+    columns: dict[str, JsonValue] = {name: texts[name] for name in ("name", "org", "sandbox", "url")}
+    columns["channels"] = [channel.value for channel in channels]
     return StoredWebhook(
-        id=row["id"],
-        tenant=TenantKey(row["org"], row["sandbox"]),
-        name=row["name"],
-        url=row["url"],
-        channels=tuple(known[name] for name in row["channels"].split() if name in known),
+        id=texts["id"],
+        tenant=TenantKey(texts["org"], texts["sandbox"]),
+        name=texts["name"],
+        url=texts["url"],
+        channels=channels,
         enabled=row["enabled"],
         paused=row["config"].get("paused") is True,
-        document=open_headers(row["config"], row["id"], encryption)[0],
-        version=row["version"],
+        document=columns | open_headers(row["config"], texts["id"], encryption)[0],
+        version=number_of(row["version"]),
         created_at=row["created_at"],
-        created_by=row["created_by"],
+        created_by=texts["created_by"],
         updated_at=row["updated_at"],
-        updated_by=row["updated_by"],
+        updated_by=texts["updated_by"],
         deleted_at=row["deleted_at"],
+        problems=tuple(problems_of(row)),
     )

@@ -1,12 +1,16 @@
 """The tables that this version of the program uses; `migrations` creates them.
 
-Times are UTC. `change_counter` has one row: every change of a webhook increases it first and so holds its lock until
+Times are UTC. SQLite accepts any value in any column, so that a row that was edited by hand may hold an odd one. A time
+that can't be read becomes `NO_TIME`, and other JSON than expected an empty object or list: a query reads the others.
+
+`change_counter` has one row: every change of a webhook increases it first and so holds its lock until
 the commit. Changes are therefore serialised, and a reader that has seen a value of the counter has seen all changes up
 to it.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -30,11 +34,27 @@ NOTIFY_CHANNEL: Final = "dispatcher_webhooks"
 """PostgreSQL channel for the notice of each change; the payload is the counter's value."""
 
 
+NO_TIME: Final = datetime.fromtimestamp(0, UTC)
+"""The time of a column that holds something else. It is long past: a token that ends then has ended."""
+
+
 class UtcTime(TypeDecorator[datetime]):
     """An aware datetime in UTC, even if the database doesn't store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Returns the conversion of values from the database."""
+        convert = super().result_processor(dialect, coltype)
+
+        def read(value: object) -> object:
+            try:
+                return value if convert is None else convert(value)
+            except (TypeError, ValueError, OverflowError):
+                return NO_TIME
+
+        return read
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Converts a value for the database: to UTC, so that texts sort as times."""
@@ -45,6 +65,32 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON that is an object or a list."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[dict[Any, Any]] | type[list[Any]] = dict, *, none_as_null: bool = False) -> None:
+        super().__init__(none_as_null=none_as_null)
+        self.kind = kind
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Returns the conversion of values from the database."""
+        convert = super().result_processor(dialect, coltype)
+
+        def read(value: object) -> object:
+            if value is None:
+                return None
+            try:
+                found = value if convert is None else convert(value)
+            except (TypeError, ValueError):
+                return self.kind()
+            return found if isinstance(found, self.kind) else self.kind()
+
+        return read
 
 
 # SQLite generates ids only in a column of type INTEGER.
@@ -63,7 +109,7 @@ webhooks = Table(
     Column("channels", Text, nullable=False),  # " email sms ", for the inventory's filter
     Column("enabled", Boolean, nullable=False),
     Column("search", Text, nullable=False),  # name, org, sandbox and host, case-folded
-    Column("config", JSON, nullable=False),  # the whole configuration, with fingerprints instead of secrets
+    Column("config", Json, nullable=False),  # the whole configuration, with fingerprints instead of secrets
     Column("version", Integer, nullable=False),
     Column("changed", BigInteger, nullable=False),  # the change counter at the last change
     Column("created_at", UtcTime, nullable=False),
@@ -110,7 +156,7 @@ audit = Table(
     Column("org", Text, nullable=True),
     Column("sandbox", Text, nullable=True),
     Column("webhook_id", String(36), nullable=True),
-    Column("changes", JSON, nullable=False),
+    Column("changes", Json, nullable=False),
     Index("audit_by_org", "org", "id"),
     Index("audit_by_webhook", "webhook_id", "id"),
 )
@@ -122,7 +168,7 @@ api_tokens = Table(
     Column("hash", String(64), nullable=False, unique=True),  # SHA-256, hexadecimal
     Column("name", Text, nullable=False),
     Column("role", String(16), nullable=False),
-    Column("orgs", JSON(none_as_null=True), nullable=True),  # null: every organisation
+    Column("orgs", Json(list, none_as_null=True), nullable=True),  # null: every organisation
     Column("created_at", UtcTime, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("expires_at", UtcTime, nullable=True),

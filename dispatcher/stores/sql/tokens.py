@@ -17,11 +17,12 @@ from sqlalchemy import RowMapping, insert, select, update
 from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.audit import write_entry
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.odd_values import text_of
 from dispatcher.stores.sql.records import ApiToken, AuditAction, Orgs, Role
 from dispatcher.stores.sql.schema import api_tokens
 
 _SHAPE = re.compile(r"fdt_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_NO_HASH = "0" * 64
+_NO_HASH = b"0" * 64
 USE_NOTED_EVERY: Final = timedelta(minutes=1)
 
 
@@ -71,7 +72,7 @@ class ApiTokens:
         async with self._database.read() as connection:
             statement = select(api_tokens).where(api_tokens.c.id == match[1])
             row = (await connection.execute(statement)).mappings().one_or_none()
-        is_right = hmac.compare_digest(_hash(text), _NO_HASH if row is None else row["hash"])
+        is_right = hmac.compare_digest(_hash(text).encode(), _NO_HASH if row is None else text_of(row["hash"]).encode())
         if row is None or not is_right:
             return None
         token, now = _token(row), self._clock()
@@ -116,13 +117,16 @@ def _hash(text: str) -> str:
 
 
 def _token(row: RowMapping) -> ApiToken:
+    """Returns a row as a value. A role that this version doesn't know gives access to no organisation."""
+    known = {role.value: role for role in Role}
+    orgs = None if row["orgs"] is None else frozenset(map(str, row["orgs"]))
     return ApiToken(
-        id=row["id"],
-        name=row["name"],
-        role=Role(row["role"]),
-        orgs=None if row["orgs"] is None else frozenset(row["orgs"]),
+        id=text_of(row["id"]),
+        name=text_of(row["name"]),
+        role=known.get(row["role"], Role.VIEWER),
+        orgs=orgs if row["role"] in known else frozenset(),
         created_at=row["created_at"],
-        created_by=row["created_by"],
+        created_by=text_of(row["created_by"]),
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         last_used_at=row["last_used_at"],
