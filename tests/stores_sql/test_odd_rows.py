@@ -130,9 +130,9 @@ async def test_an_odd_secret_has_to_be_given_again(repository: WebhookRepository
 async def test_changes_are_followed_beside_rows_with_odd_ids(
     repository: WebhookRepository, database: Database, encryption: Encryption
 ) -> None:
-    for org in ("a", "b"):
+    for org in ("a", "b", "c"):
         await repository.create(plain(org), by="ada", orgs=None)
-    await _execute(database, "UPDATE webhooks SET config = '[]'", "UPDATE webhooks SET id = x'FC' WHERE org = 'a'")
+    await _execute(database, "UPDATE webhooks SET config = '[]', id = CASE org WHEN 'b' THEN x'39' ELSE org END")
     store = SqlStore(database, encryption)
     await store.load()
     good = await repository.create(plain("good"), by="ada", orgs=None)

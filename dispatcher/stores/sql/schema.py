@@ -76,13 +76,14 @@ class Json(TypeDecorator[Any]):
     def __init__(self, kind: type[dict[Any, Any]] | type[list[Any]] = dict, *, none_as_null: bool = False) -> None:
         super().__init__(none_as_null=none_as_null)
         self.kind = kind
+        self.may_be_none = none_as_null
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
         """Returns the conversion of values from the database."""
         convert = super().result_processor(dialect, coltype)
 
         def read(value: object) -> object:
-            if value is None:
+            if value is None and self.may_be_none:
                 return None
             try:
                 found = value if convert is None else convert(value)

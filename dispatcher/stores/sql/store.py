@@ -222,7 +222,7 @@ class SqlStore:
 
     def _is_news(self) -> ColumnElement[bool]:
         """Returns the condition for rows that have changed since the last time, or that could not be used then."""
-        unusable = sorted((row.id for row in self._rows.unusable()), key=str)  # an id typed by hand may be bytes
+        unusable = sorted(row.id for row in self._rows.unusable() if isinstance(row.id, str))  # bytes: typed by hand
         return or_(webhooks.c.changed > self._seen, webhooks.c.id.in_(unusable[:MOST_READ_AGAIN]))
 
     async def run(self) -> None:
