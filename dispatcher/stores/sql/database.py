@@ -26,6 +26,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
+from dispatcher.stores.sql.database_problems import is_about_values, reason_of
 
 READ_WITHIN_S: Final = 3.0
 """Deadline of a look-up, connecting included; then the database counts as unavailable."""
@@ -44,8 +45,6 @@ SQLITE_BUSY_MS: Final = 2_500
 POOL_SIZE: Final = 2
 """Number of connections that are kept; up to three more under load. The cache makes look-ups rare."""
 
-_VALUE_CLASSES: Final = ("22", "54")
-"""Classes of SQLSTATE: data exceptions, and limits of the program, as that of an index row's size."""
 _READ_ONLY: Final = "25006"
 """SQLSTATE of a change in a read-only transaction."""
 _MAX_NOTED: Final = 2**31 - 1
@@ -117,7 +116,8 @@ class Database:
         """Type and address of the database for messages, without user and password."""
         self._url = url
         self._setting: Final = setting
-        self._engine: Final = self._postgresql() if self.is_postgresql else _sqlite(parsed, create=create)
+        self._file = None if self.is_postgresql else Path(parsed.database or "").absolute()
+        self._engine: Final = self._postgresql() if self._file is None else _sqlite(self._file, create=create)
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
@@ -249,8 +249,9 @@ class Database:
         except OverflowError as error:  # an integer that the driver can't encode
             raise ValuesRefused(f"{self.name}: {error}", self._store) from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
-            kind = ValuesRefused if _is_about_values(error) else StoreUnavailable
-            raise kind(f"{self.name}: {_reason(error, self._maker, self._setting)}", self._store) from error
+            kind = ValuesRefused if is_about_values(error) else StoreUnavailable
+            why = reason_of(error, maker=self._maker, setting=self._setting, file=self._file)
+            raise kind(f"{self.name}: {why}", self._store) from error
 
 
 async def _noted(connection: AsyncConnection) -> int:
@@ -301,8 +302,7 @@ def _reread(url: Secret, setting: str) -> tuple[Secret, URL]:
     return url, _parsed(url, setting)
 
 
-def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
-    path = Path(url.database or "").absolute()
+def _sqlite(path: Path, *, create: bool) -> AsyncEngine:
     file = f"file:{quote(str(path))}?mode={'rwc' if create else 'rw'}"
     engine = create_async_engine(
         "sqlite+aiosqlite://",
@@ -384,31 +384,6 @@ def _shown(url: URL) -> str:
     host = url.query.get("host", url.host or "the local socket")
     where = host if isinstance(host, str) else ",".join(host)
     return f"PostgreSQL at {where}{f':{url.port}' if url.port else ''}/{url.database or ''}"
-
-
-def _is_about_values(error: Exception) -> bool:
-    """Returns True if the database refused a value, so that the same statement would fail again."""
-    origin = getattr(error, "orig", None) or error
-    return isinstance(origin, sqlite3.DataError) or str(getattr(origin, "sqlstate", "")).startswith(_VALUE_CLASSES)
-
-
-def _reason(error: Exception, maker: str, setting: str) -> str:
-    """Returns the first line of the driver's message: no statement, no parameters."""
-    origin = getattr(error, "orig", None) or error
-    # Of the SQLSTATE class 28, a wrong password among others; SQLAlchemy's own exceptions have the code, too.
-    if str(getattr(origin, "sqlstate", "")).startswith("28"):
-        return f"{str(origin)[:200]}: correct the user or the password in {setting}"
-    lines = str(origin).splitlines()
-    text = lines[0][:200] if lines else type(origin).__name__
-    if "unable to open database file" in text:
-        return f"there is no such file, or it can't be opened: run `{maker}`"
-    if (
-        "no such table" in text
-        or "no such column" in text
-        or (("column " in text or 'relation "' in text) and "does not exist" in text)
-    ):
-        text += f": run `{maker}`"
-    return text
 
 
 def _dumps(value: JsonValue) -> str:
