@@ -5,7 +5,10 @@ from collections.abc import Container, Iterator
 from typing import Final
 from unicodedata import category
 from urllib.parse import unquote
+from uuid import UUID
 
+MAX_TYPED: Final = 1000
+"""Characters that a person may type to find something: an id, and what was pasted with it."""
 MAX_READINGS: Final = 12
 """Readings of one text, each of which may be looked up."""
 _AROUND: Final = " \t\r\n\u00a0\"'`,;<>[]{}*\\“”„‘’«»"
@@ -18,7 +21,7 @@ _OF_LINKS: Final = frozenset({"mailto", "tel", "sms"})
 _WEBHOOK_ID: Final = re.compile(r"msg_[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _HASH: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
 _UUID: Final = re.compile(
-    r"\{?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}?|[0-9a-f]{32}", re.IGNORECASE | re.ASCII
+    r"(?:urn:)?(?:uuid:)?\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})\}?", re.IGNORECASE | re.ASCII
 )
 
 
@@ -28,11 +31,11 @@ def readings(text: str) -> list[str]:
     The order in which they are looked up: the text as it is without surrounding white space; without invisible
     characters; an id in angle brackets, as a Message-ID has them, or the address of `Name <address>`; without quotation
     marks, brackets, backticks, commas and the like around it; without a label (`requestId: …`), because ids may contain
-    colons; with percent-encoding decoded; without parentheses around it and dots or colons after it; then UUIDs and
-    webhook-ids in their other case.
+    colons; with percent-encoding decoded; without parentheses around it and dots or colons after it; then webhook-ids
+    and UUIDs in their other case, and UUIDs with or without hyphens and `urn:uuid:`.
     """
     found = [_with_plain_dashes(one) for one in _as_written(text) if one.strip()]
-    found += [other for one in found for other in _other_cases(one)]
+    found += [other for one in found for other in _other_spellings(one)]
     return list(dict.fromkeys(found))[:MAX_READINGS]
 
 
@@ -43,7 +46,7 @@ def first_known(text: str, known: Container[str | None]) -> str | None:
 
 def recipient_hash_in(text: str) -> str | None:
     """Returns the keyed hash of a recipient, 32 hexadecimal digits, if the text is one; else None."""
-    return next((one.lower() for one in readings(text) if _HASH.fullmatch(one)), None)
+    return next((one.lower() for one in _as_written(text) if _HASH.fullmatch(one)), None)
 
 
 def has_several_addresses(text: str) -> bool:
@@ -69,12 +72,14 @@ def _as_written(text: str) -> Iterator[str]:
     yield plain.strip(_AROUND + "()").rstrip(".:")
 
 
-def _other_cases(text: str) -> Iterator[str]:
-    """Yields the other spellings of an id whose case has no meaning: databases and tools change it."""
+def _other_spellings(text: str) -> Iterator[str]:
+    """Yields the other spellings of an id whose case and hyphens have no meaning: databases and tools change them."""
     if _WEBHOOK_ID.fullmatch(text) is not None:
         yield text.lower()
-    elif _UUID.fullmatch(text) is not None:
-        yield from (text.lower(), text.upper())
+    elif (known := _UUID.fullmatch(text)) is not None:
+        plain = str(UUID(known[1]))
+        for one in (text.lower(), plain, plain.replace("-", "")):
+            yield from (one, one.upper())
 
 
 def _with_plain_dashes(text: str) -> str:

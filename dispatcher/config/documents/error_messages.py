@@ -107,7 +107,9 @@ def _fault(details: ErrorDetails, at: Located) -> _Fault:
         case "string_too_short" | "string_too_long" | "too_short" | "too_long":
             return _length(at.path, kind, context)
         case "string_pattern_mismatch":
-            return _Fault(at.path, f"must match {context.get('pattern')}")
+            pattern = str(context.get("pattern"))
+            is_about_control = pattern.startswith(r"^[^\x00-\x1f")
+            return _Fault(at.path, "must have no control characters" if is_about_control else f"must match {pattern}")
         case "finite_number":
             return _must_be(at.path, "a finite number")
     if kind in _BOUNDS:

@@ -28,6 +28,7 @@ from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract import redaction
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.search_text import MAX_TYPED
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.stores.sql.records import ListedWebhook
@@ -71,7 +72,7 @@ class DeadEventFilter:
             reasons=tuple(str(one)[:64].lower() for one in given.getall("reason", [])[:MAX_REASONS]),
             message_status=str(given.get("status", "")).strip()[:200],
             channel=str(given.get("channel", "")).strip()[:200],
-            campaign=str(given.get("campaign", "")).strip()[:200],
+            campaign=str(given.get("campaign", "")).strip()[:MAX_TYPED],
             span=str(given.get("span", ""))[:64],
             since=str(given.get("since", "")).strip()[:64],
             until=str(given.get("until", "")).strip()[:64],

@@ -19,6 +19,7 @@ from dispatcher.console.resend_model import RedriveModel, ResendQuery
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
+from dispatcher.contract.search_text import MAX_TYPED
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -47,7 +48,7 @@ class ResendChoice:
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "ResendChoice":
         """Reads a query or form; cuts long values."""
-        texts = {name: str(given.get(name, "")).strip()[:200] for name in RESENT}
+        texts = {name: str(given.get(name, "")).strip()[:MAX_TYPED] for name in RESENT}
         events = tuple(dict.fromkeys(str(one)[:256] for one in given.getall("event", [])))[:MAX_CHOSEN]
         chosen = given.getall("include", _INCLUDE)
         include = tuple(one for one in _INCLUDE if one in chosen)

@@ -18,15 +18,12 @@ from dispatcher.console.request_body import form_body, words_in
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.search_text import has_several_addresses, readings, recipient_hash_in
+from dispatcher.contract.search_text import MAX_TYPED, has_several_addresses, readings, recipient_hash_in
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryQuery
 from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook
 
 PAGE: Final = 50
-MAX_TEXT: Final = 256
-MAX_TYPED: Final = 1000
-"""Characters of what is pasted into the search field: an id, and what is around it."""
 MAX_HASHES: Final = 6
 FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
 RESENT: Final = ("reason", "status", "channel", "campaign")
@@ -51,8 +48,8 @@ class Filters:
 
     @classmethod
     def of(cls, request: web.Request) -> "Filters":
-        """Reads the filters of the query; cuts each to `MAX_TEXT` characters."""
-        return cls(**{name: request.query.get(name, "").strip()[:MAX_TEXT] for name in FILTERS})
+        """Reads the filters of the query; cuts each to `MAX_TYPED` characters."""
+        return cls(**{name: request.query.get(name, "").strip()[:MAX_TYPED] for name in FILTERS})
 
     @property
     def is_empty(self) -> bool:
@@ -140,7 +137,7 @@ class Search:
             found["recipient"] = ",".join(hashes[:MAX_HASHES])
         elif lookup is not None and hashed is not None and await lookup.has_recipient(hashed, orgs=orgs):
             found["recipient"] = hashed
-        unknown = {"address": "1"} if may_be_address else {"q": typed[0][:MAX_TEXT] if typed else ""}
+        unknown = {"address": "1"} if may_be_address else {"q": typed[0][:MAX_TYPED] if typed else ""}
         return to("/search?" + urlencode(found or unknown))
 
     async def show(self, request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from dispatcher.contract.search_text import MAX_READINGS, readings, recipient_ha
 
 KEY = b"k" * 32
 UUID = "16f24a15-0b7c-4d3e-9a52-7d0e2a9bc001"
+PLAIN = ("16f24a150b7c4d3e9a527d0e2a9bc001", "16F24A150B7C4D3E9A527D0E2A9BC001")
 
 
 @pytest.mark.parametrize(
@@ -37,10 +38,11 @@ UUID = "16f24a15-0b7c-4d3e-9a52-7d0e2a9bc001"
         ("\u200br-1", ["\u200br-1", "r-1"]),
         ("a\x00b", ["a\x00b"]),
         ("x" * 300, ["x" * 300]),
-        (UUID, [UUID, UUID.upper()]),
-        (UUID.upper(), [UUID.upper(), UUID]),
-        (f"{{{UUID}}}", [f"{{{UUID}}}", UUID, f"{{{UUID.upper()}}}", UUID.upper()]),
-        (f"requestId={UUID}", [f"requestId={UUID}", UUID, UUID.upper()]),
+        (UUID, [UUID, UUID.upper(), *PLAIN]),
+        (UUID.upper(), [UUID.upper(), UUID, *PLAIN]),
+        (PLAIN[1], [PLAIN[1], PLAIN[0], UUID, UUID.upper()]),
+        (f"{{{UUID}}}", [f"{{{UUID}}}", UUID, f"{{{UUID.upper()}}}", UUID.upper(), *PLAIN]),
+        (f"requestId={UUID}", [f"requestId={UUID}", UUID, UUID.upper(), *PLAIN]),
         ("MSG_3D2E", ["MSG_3D2E", "msg_3d2e"]),
         ("msg_3d2e", ["msg_3d2e"]),
         ("MSG_3D2G", ["MSG_3D2G"]),

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from dispatcher.console.api_errors import refused_parameter
+from dispatcher.contract.search_text import MAX_TYPED
 from dispatcher.contract.tenant import TenantKey
 
 _FLAGS = {"true": True, "false": False}
@@ -30,7 +31,9 @@ def _moment(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text without control characters."""
-Word = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Typed = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TYPED)]
+"""What a person pasted to find something, with line ends and what else came with it."""
 AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 """Reads a value of an enumeration in any case."""
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_flag)]

@@ -13,6 +13,7 @@ from dispatcher.console.api.models.base import (
     ResponseModel,
     TenantFilter,
     TimeFilter,
+    Typed,
     Word,
 )
 from dispatcher.console.model import DeadEventModel
@@ -33,7 +34,7 @@ class DeadFilter(TimeFilter):
     """Feedback status of the event, such as `bounce`."""
     channel: Annotated[Channel, AnyCase] | None = None
     """Channel of the event."""
-    campaign: Word | None = None
+    campaign: Typed | None = None
     """Campaign id of the event. Quotation marks, a label, percent-encoding and the case of a UUID don't matter: the
     first reading that a dead event of these tenants has is looked up."""
     since: Moment | None = None

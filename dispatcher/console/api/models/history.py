@@ -4,7 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from dispatcher.console.api.models.base import AnyCase, CursorQuery, RequestModel, ResponseModel, TimeFilter, Word
+from dispatcher.console.api.models.base import (
+    AnyCase,
+    CursorQuery,
+    RequestModel,
+    ResponseModel,
+    TimeFilter,
+    Typed,
+    Word,
+)
 from dispatcher.console.model import ApiOrigin, Time, Window
 
 OutcomeName = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
@@ -17,16 +25,16 @@ class HistorySearchOrder(CursorQuery, TimeFilter):
 
     org: Word | None = None
     sandbox: Word | None = None
-    id: Word | None = None
+    id: Typed | None = None
     """Webhook-id, XDM `_id`, requestId, messageExecutionID or campaignID.
 
     If no event has it as it is, it is looked up without what was pasted with it (quotation marks, brackets, a label),
     then UUIDs and webhook-ids in their other case.
     """
-    recipient: Word | None = None
+    recipient: Typed | None = None
     """Address or number that the message was sent to; it is hashed and not stored."""
     recipient_hash: HashHex | None = None
-    campaign: Word | None = None
+    campaign: Typed | None = None
     """The campaignID, looked up as `id` is."""
     outcomes: Annotated[tuple[Annotated[OutcomeName, AnyCase], ...], Field(max_length=7)] = ()
     reasons: _Words = ()
@@ -124,7 +132,7 @@ class CountsModel(ResponseModel):
 class Erasure(RequestModel):
     """Selects the person whose entries are erased: give either."""
 
-    recipient: Word | None = None
+    recipient: Typed | None = None
     recipient_hash: HashHex | None = None
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import AnyCase, Moment, ResponseModel, TenantFilter, TimeFilter, Word
+from dispatcher.console.api.models.base import AnyCase, Moment, ResponseModel, TenantFilter, TimeFilter, Typed, Word
 from dispatcher.console.model import Time
 from dispatcher.console.resend_model import RedriveModel, SkippedCount
 
@@ -23,7 +23,7 @@ class ResendRequest(TimeFilter):
     channels: Annotated[tuple[Annotated[Channel, AnyCase], ...], Field(max_length=2)] = ()
     reasons: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     """Why they died (`expired`), or how they were delivered (`http_2xx`)."""
-    campaign: Word | None = None
+    campaign: Typed | None = None
     """Campaign id, looked up as in the history: the first reading that a delivered or a dead event of the tenant has
     counts for both."""
     include: Annotated[tuple[Literal["delivered", "dead"], ...], Field(min_length=1, max_length=2)] = (
