@@ -352,6 +352,38 @@ async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage
         await expect(shown.page.locator("#jobs")).to_contain_text("Done")  # the page follows
 
 
+async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser, stage: Stage) -> None:
+    """The console was restarted, another of its pods answers, or none: what is shown isn't the present state."""
+    job = RedriveModel("followed", *CONTOSO, "ada", time.time(), 1_000_000, state="running")
+    stage.dead_events.jobs["followed"] = job
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("404", "ERR_", "htmx:")
+        jobs, notice = shown.page.locator("#jobs"), shown.page.locator("#jobs .notice-stopped")
+        await shown.sign_in(await stage.token())
+        await shown.go("/jobs?job=followed")
+        await expect(jobs).to_contain_text("Running")
+        await expect(notice).to_have_count(0)
+        del stage.dead_events.jobs["followed"]
+        await expect(notice).to_contain_text("Not up to date")
+        await expect(notice).to_contain_text("There is no such redrive")
+        assert await shown.violations() == []
+        stage.dead_events.jobs["followed"] = job
+        await expect(notice).to_have_count(0)
+        await shown.page.context.set_offline(True)
+        await expect(notice).to_contain_text("The console doesn't answer")
+        await shown.page.context.set_offline(False)
+        await expect(notice).to_have_count(0)
+
+
+async def test_the_list_of_jobs_says_that_it_begins_with_the_console(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        stage.dead_events.jobs.clear()
+        await shown.go("/jobs")
+        await expect(shown.page.locator("#jobs")).to_contain_text("since the console was started")
+        await expect(shown.page.locator("#jobs .empty").get_by_role("link", name="audit")).to_have_count(1)
+
+
 async def test_dead_events_are_filtered_by_channel_campaign_and_time(browser: Browser, stage: Stage) -> None:
     """The filters are part of the order to send all that match again."""
     now = time.time()

@@ -172,6 +172,23 @@
     }
   });
 
+  /* A part of the page that is loaded again and again says if that fails; the next one that succeeds replaces it. */
+  ["htmx:responseError", "htmx:sendError", "htmx:timeout"].forEach((failure) => {
+    document.addEventListener(failure, (event) => {
+      const part = event.detail.elt;
+      if (!part.matches("[hx-trigger^=every]")) return;
+      const answer = new DOMParser().parseFromString(event.detail.xhr.responseText || "", "text/html");
+      const why = answer.querySelector(".failure h1 + p")?.textContent || "The console doesn't answer.";
+      const text = `Not up to date any more. ${why}`;
+      const notice = part.querySelector(":scope > .stale") || document.createElement("p");
+      if (notice.textContent === text) return;
+      notice.className = "notice notice-stopped stale";
+      notice.setAttribute("role", "alert");
+      notice.textContent = text;
+      part.prepend(notice);
+    });
+  });
+
   /* A part of the page that is loaded again keeps what was opened in it, and waits while text in it is selected.
      htmx keeps the focus of elements that have an id. */
   let opened = [];
