@@ -305,6 +305,10 @@ class WebhookEditor:
             for place, one in form.secrets.items()
             if one.typed
         }
+        if webhook is not None and webhook.problems:
+            found = "; ".join(problem.message for problem in webhook.problems)
+            missing_here = "What could not be read is missing here: enter it again, above all the authentication."
+            editing.notice = f"The database has a damaged row of this webhook: {found}. {missing_here} {editing.notice}"
         conflicts: list[FieldConflict] = []
         if webhook is not None and 0 < editing.conflict_since < webhook.version:
             audit = self._renderer.services.audit

@@ -62,6 +62,8 @@ async def test_an_odd_row_is_named_and_breaks_no_page(stage: Stage, tmp_path: Pa
                     body = await got.text()
                     if got.status != 200 and not (path in explained and got.status in (404, 422)):
                         wrong[path] = (got.status, body[-300:])
+                    if path == f"{page}/edit" and change in (ODD["no JSON"], ODD["no object"], ODD["empty"]):
+                        assert "What could not be read is missing here" in body, "it would be saved without"
                     if path == page and any(f"{column} = " in change for column in ("version", "created_at")):
                         assert "damaged row" in body
     assert wrong == {}
