@@ -16,6 +16,7 @@ async def test_a_new_authority_of_the_issuer_is_trusted_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls_contexts, "BUNDLE_CHECK_S", 0.0)
+    monkeypatch.setattr(tls_contexts, "_KNOWN_BUNDLE_WITHIN_S", 60.0)
     ca, authority = tmp_path / "ca.pem", trustme.CA()
     trustme.CA().cert_pem.write_to_path(ca)
     async with SmallIssuer(authority) as issuer:

@@ -56,6 +56,22 @@ class Peer:
             pass
 
 
+async def what_was_sent_arrives() -> None:
+    """Waits while a client in this process notices what a server has sent or closed before, on any machine.
+
+    Every turn of the loop reads what is there. A single sleep may be over after one turn if the machine stalls.
+    """
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+
+
+async def none_left_of(before: set[asyncio.Task[object]]) -> None:
+    """Waits until no task is left but those of `before` and of servers."""
+    async with asyncio.timeout(60):
+        while [one for one in asyncio.all_tasks() - before if "serve" not in str(one.get_coro())]:
+            await asyncio.sleep(0.01)
+
+
 class Endpoint:
     """A server on a free port of 127.0.0.1 whose connections are played by a script."""
 

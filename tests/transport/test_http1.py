@@ -11,7 +11,7 @@ from dispatcher.transport.http1 import Http1Transport, pool
 from dispatcher.transport.http1.connection import Connection
 from dispatcher.transport.http1.pool import Destination, Pool
 from tests.transport.conftest import Serving, post_to
-from tests.transport.servers import OK, answering
+from tests.transport.servers import OK, Peer, answering
 
 
 class Wire(asyncio.Transport):
@@ -108,10 +108,17 @@ async def test_a_deadline_that_moved_later_does_not_end_the_exchange_early() -> 
 
 async def test_leaving_the_transport_ends_requests_under_way(serving: Serving, ca_bundle: object) -> None:
     settings = EgressSettings.model_validate({"allow": ["127.0.0.0/8"], "ca_bundle": ca_bundle})
-    async with serving(lambda peer: peer.until_closed()) as server:
+    under_way = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        under_way.set()
+        await peer.until_closed()
+
+    async with serving(script) as server:
         async with Http1Transport(DeliverySettings(), settings) as transport:
             task = asyncio.create_task(transport.post(post_to(server.url)))
-            await asyncio.sleep(0.05)
+            await under_way.wait()
         attempt = await task
     assert "closed" in attempt.detail
 

@@ -57,7 +57,7 @@ async def test_busy_connections_follow_an_endpoint_that_moves(opening: Opener, a
             await asyncio.gather(*(transport.post(post_to(url)) for _ in range(4)))
             assert old.connections == 4
             names.zone[HOST] = [["127.0.0.2"]]
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not new.requests and time.monotonic() < deadline:
                 assert {
                     one.status for one in await asyncio.gather(*(transport.post(post_to(url)) for _ in range(4)))
@@ -184,7 +184,7 @@ async def test_a_good_address_behind_many_dead_ones_is_reached_in_time(monkeypat
 
     monkeypatch.setattr("dispatcher.transport.happy_eyeballs._connect", connect)
     dead = [f"192.0.2.{number}" for number in range(31)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         sock, address = await connect_first([*dead, "127.0.0.1"], listener.getsockname()[1], 3.0)
     sock.close()
     listener.close()
@@ -210,9 +210,12 @@ async def test_addresses_start_within_half_of_the_time(monkeypatch: pytest.Monke
         return await original(*args, timeout=timeout, **rest)  # type: ignore[call-overload]
 
     monkeypatch.setattr("dispatcher.transport.happy_eyeballs.asyncio.wait", wait)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1.0):
-            await connect_first([f"192.0.2.{number}" for number in range(10)], 443, 1.0)
+    connecting = asyncio.create_task(connect_first([f"192.0.2.{number}" for number in range(10)], 443, 1.0))
+    async with asyncio.timeout(60):
+        while len(started) < 10:
+            await asyncio.sleep(0.01)
+    connecting.cancel()
+    await original([connecting])
     assert sum(seconds for seconds in waited if seconds is not None) <= 0.5 + 1e-9
     assert len([seconds for seconds in waited if seconds is not None]) == 9
 
@@ -310,7 +313,7 @@ async def test_names_whose_servers_do_not_answer_do_not_affect_others(
     def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
         asked.append(host)
         if host.startswith("dead"):
-            over.wait(30)
+            over.wait(60)
             raise socket.gaierror(socket.EAI_AGAIN, "try again")
         return ["8.8.8.8"]
 
@@ -326,6 +329,7 @@ async def test_names_whose_servers_do_not_answer_do_not_affect_others(
         logged: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
         over.set()
+        monkeypatch.setattr(resolver, "TIMEOUT_S", 60.0)
         assert await reason(made, HOST) is None
     assert not [host for host in asked if host.endswith(f".{HOST}")], "their time was over before a thread was free"
     gc.collect()

@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport, answer_head
-from tests.transport.conftest import Serving, post_to
+from tests.transport.conftest import IN_TIME_S, Serving, post_to
 from tests.transport.servers import Peer, Script
 
 MOST_READS = 20
@@ -79,7 +79,7 @@ async def test_an_empty_line_may_be_cut_anywhere(transport: Transport, serving: 
         await peer.until_closed()
 
     async with serving(script) as server:
-        assert (await transport.post(post_to(server.url, timeout_s=1.0))).status == 202
+        assert (await transport.post(post_to(server.url))).status == 202
 
 
 # --- the body behind an odd head, if it is kept
@@ -101,10 +101,10 @@ async def kept_body(
             await peer.until_closed()
 
     async with serving(script) as server:
-        attempt = await transport.post(post_to(server.url, keep_body=keep_body, timeout_s=3.0))
-        following = await transport.post(post_to(server.url, timeout_s=3.0))
+        attempt = await transport.post(post_to(server.url, keep_body=keep_body, body_wait_s=20.0))
+        following = await transport.post(post_to(server.url, body_wait_s=20.0))
         assert not following.reused
-    assert attempt.elapsed_s < 2.0, "ended by the deadline"
+    assert attempt.elapsed_s < IN_TIME_S, "ended by a deadline"
     return attempt.status, attempt.body, server.connections
 
 

@@ -236,6 +236,7 @@ async def test_a_new_ca_bundle_is_used_without_a_restart_and_a_bad_one_is_not(
     opening: Opener, serving: Serving, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls_contexts, "BUNDLE_CHECK_S", 0.0)
+    monkeypatch.setattr(tls_contexts, "_KNOWN_BUNDLE_WITHIN_S", 60.0)
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(bundle)
     reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

@@ -54,7 +54,7 @@ async def test_the_rest_of_a_body_is_not_waited_for_until_the_deadline(
 
 
 async def test_a_body_that_trickles_is_not_waited_for_either(transport: Transport, serving: Serving) -> None:
-    async with serving(beginning(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n", b"x")) as server:
+    async with serving(beginning(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nxxxxxxxxx", b"x")) as server:
         attempt = await transport.post(post_to(server.url, keep_body=9))
     assert (attempt.status, attempt.body) == (200, b"x" * 9)
     assert attempt.elapsed_s < IN_TIME_S
@@ -70,7 +70,7 @@ async def test_a_body_that_comes_soon_keeps_the_connection(transport: Transport,
             await peer.send(body)
 
     async with serving(script) as server:
-        attempts = [await transport.post(post_to(server.url)) for _ in range(2)]
+        attempts = [await transport.post(post_to(server.url, body_wait_s=20.0)) for _ in range(2)]
     assert [(one.status, one.reused) for one in attempts] == [(200, False), (200, True)]
 
 
@@ -82,11 +82,11 @@ async def test_the_wait_for_one_body_does_not_shorten_the_next_request(transport
         await asyncio.sleep(0.1)
         await peer.send(body)
         await peer.request()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3.5)
         await peer.send(OK)
 
     async with serving(script) as server:
-        attempts = [await transport.post(post_to(server.url)) for _ in range(2)]
+        attempts = [await transport.post(post_to(server.url, body_wait_s=3.0)) for _ in range(2)]
     assert [(one.status, one.reused) for one in attempts] == [(200, False), (200, True)]
 
 

@@ -6,14 +6,17 @@ import pytest
 
 from dispatcher.transport import Transport
 from tests.transport.conftest import Serving, post_to
-from tests.transport.servers import OK, Peer, Script
+from tests.transport.servers import OK, Peer, Script, what_was_sent_arrives
 from tests.transport.verdict_table import AnswerRow, answers
 
 ROWS = answers()
 
 
-def playing(row: AnswerRow) -> Script:
-    """A server that answers its first request as the row says, and every later one on any connection with 200."""
+def playing(row: AnswerRow, is_over: asyncio.Event) -> Script:
+    """A server that answers its first request as the row says, and every later one on any connection with 200.
+
+    Sets `is_over` when the client has to wait for nothing more of the first answer.
+    """
     played = False
 
     async def script(peer: Peer) -> None:
@@ -28,18 +31,24 @@ def playing(row: AnswerRow) -> Script:
             match row.then:
                 case "closes":
                     peer.writer.close()
+                    is_over.set()
                     return
                 case "resets":
-                    await asyncio.sleep(0.02)  # else the bytes are lost with the reset
+                    await what_was_sent_arrives()  # else the bytes are lost with the reset
                     peer.reset()
+                    is_over.set()
                     return
                 case "trickling":
+                    is_over.set()
                     while True:
                         await peer.send(b"x")
                         await asyncio.sleep(0.05)
                 case "silent":
+                    is_over.set()
                     await peer.until_closed()
                     return
+                case _:
+                    is_over.set()
 
     return script
 
@@ -47,10 +56,12 @@ def playing(row: AnswerRow) -> Script:
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 async def test_an_answer_means_what_the_table_says(transport: Transport, serving: Serving, row: AnswerRow) -> None:
     ends_by_deadline = row.then in ("silent", "trickling")
-    deadlines = {"timeout_s": 1.0, "body_wait_s": 0.2} if ends_by_deadline else {}
-    async with serving(playing(row)) as server:
+    deadlines = {"timeout_s": 3.0, "body_wait_s": 0.2} if ends_by_deadline else {}
+    is_over = asyncio.Event()
+    async with serving(playing(row, is_over)) as server, asyncio.timeout(60):
         attempt = await transport.post(post_to(server.url, **deadlines))
-        await asyncio.sleep(0.05)  # what comes behind the answer has arrived
+        await is_over.wait()
+        await what_was_sent_arrives()
         following = await transport.post(post_to(server.url))
 
     seen = str(attempt.status) if attempt.failure is None else attempt.failure.value
@@ -76,7 +87,7 @@ async def test_it_means_the_same_however_the_network_cuts_it(
         await peer.until_closed()
 
     async with serving(script) as server:
-        attempt = await transport.post(post_to(server.url, timeout_s=5.0))  # aiohttp waits for it after a wrong chunk
+        attempt = await transport.post(post_to(server.url, timeout_s=20.0))  # aiohttp waits for it after a wrong chunk
 
     assert row.expected == (str(attempt.status) if attempt.failure is None else attempt.failure.value)
 
