@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
@@ -41,7 +42,7 @@ class Client:
 
     async def answer(self) -> bytes:
         """The head of the next answer, and its body."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0")
             return head + await self.reader.readexactly(length)
@@ -49,7 +50,7 @@ class Client:
     async def rest(self) -> bytes:
         """What comes until the server closes the connection."""
         received = b""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             with suppress(ConnectionError):
                 while data := await self.reader.read(65536):
                     received += data
@@ -73,7 +74,7 @@ class Port:
         return client
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.02)
 
@@ -110,12 +111,23 @@ async def running(*, trusted: Networks = (), limit: int = 0, limit_of_peer: int 
                 client.writer.close()
 
 
+Shorten = Callable[..., None]
+
+
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All limits on time in fractions of a second; what must happen within one is done in milliseconds."""
+def shorten(monkeypatch: pytest.MonkeyPatch) -> Shorten:
+    """Returns a function that makes limits on time short, by name. All are long before.
+
+    A test calls it when everything that must happen within the limit is done.
+    """
+
+    def to(seconds: float, *names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(connection, name, seconds)
+
     monkeypatch.setattr(port_module, "_SWEEP_S", 0.02)
-    for name in ("HEAD_S", "IDLE_S", "BODY_S", "REQUEST_S"):
-        monkeypatch.setattr(connection, name, 0.3)
+    to(3600.0, "HEAD_S", "IDLE_S", "BODY_S", "REQUEST_S")
+    return partial(to, 0.3)
 
 
 async def test_requests_on_one_connection_are_answered() -> None:
@@ -131,7 +143,6 @@ async def test_requests_on_one_connection_are_answered() -> None:
         ]
 
 
-@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     "beginning",
     [
@@ -143,20 +154,21 @@ async def test_requests_on_one_connection_are_answered() -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\n\r",
     ],
 )
-async def test_a_head_that_never_ends_ends_the_connection(beginning: bytes) -> None:
+async def test_a_head_that_never_ends_ends_the_connection(beginning: bytes, shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
         client.send(beginning)
+        shorten("HEAD_S")
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
         await port.until(lambda: port.listener.connections == 0)
 
 
-@pytest.mark.usefixtures("short")
-async def test_a_head_that_trickles_has_no_longer() -> None:
+async def test_a_head_that_trickles_has_no_longer(shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
+        shorten("HEAD_S")
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while client.is_open:
                 client.send(b"X-A: b\r\n")
                 await asyncio.sleep(0.02)
@@ -166,29 +178,28 @@ async def test_a_head_that_trickles_has_no_longer() -> None:
         assert port.listener.connections == 0
 
 
-@pytest.mark.usefixtures("short")
-async def test_the_head_of_a_later_request_has_no_longer() -> None:
+async def test_the_head_of_a_later_request_has_no_longer(shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
         client.send(HEAD)
         await client.answer()
         client.send(b"GET / HTTP/1.1\r\n")
+        shorten("HEAD_S")
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.usefixtures("short")
-async def test_an_idle_connection_ends_without_a_word() -> None:
+async def test_an_idle_connection_ends_without_a_word(shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
         client.send(HEAD)
         await client.answer()
+        shorten("IDLE_S")
         assert await client.rest() == b""
 
 
-@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("body", [b"", b"123"])
-async def test_a_body_that_never_ends_ends_the_connection(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_S", 3600.0)
+async def test_a_body_that_never_ends_ends_the_connection(body: bytes, shorten: Shorten) -> None:
+    shorten("BODY_S")
     async with running() as port:
         client = await port.client()
         client.send(POST + body)
@@ -196,24 +207,23 @@ async def test_a_body_that_never_ends_ends_the_connection(body: bytes, monkeypat
         await port.until(lambda: port.listener.connections == 0)
 
 
-@pytest.mark.usefixtures("short")
-async def test_a_peer_that_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BODY_S", 3600.0)
+async def test_a_peer_that_does_not_read_its_answer_is_cut_off(shorten: Shorten) -> None:
     async with running() as port:
         with socket.create_connection(("127.0.0.1", port.listener.port)) as client:
             await asyncio.get_running_loop().run_in_executor(
                 None, client.sendall, b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"
             )
             await port.until(lambda: port.listener.connections == 1)
+            shorten("REQUEST_S")
             await port.until(lambda: port.listener.connections == 0)
 
 
-@pytest.mark.usefixtures("short")
-async def test_a_slow_request_does_not_count_as_a_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_S", 3600.0)
+async def test_a_slow_request_does_not_count_as_a_slow_head(shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        await port.until(lambda: [one.is_waiting for one in port.listener._connections] == [False])
+        shorten("HEAD_S", "IDLE_S", "BODY_S")
         await asyncio.sleep(1)  # three times every other limit
         assert client.is_open
         assert port.listener.connections == 1
@@ -274,8 +284,10 @@ async def test_trusting_one_proxy_does_not_trust_others(trusted: str) -> None:
         assert port.listener.connections == 2
 
 
-@pytest.mark.usefixtures("short")
-async def test_closed_connections_are_reported_together_and_not_each(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closed_connections_are_reported_together_and_not_each(
+    shorten: Shorten, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten("HEAD_S")
     with capture_logs() as lines:
         async with running() as port:
 
