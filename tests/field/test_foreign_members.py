@@ -15,7 +15,7 @@ from tests.field.readiness import kafka_reasons, reports, reports_nothing
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, tenants, until
 from tests.integration.impatient import impatient
-from tests.kafka import maven
+from tests.kafka import maven, topics
 
 pytestmark = [needs_kafka, pytest.mark.timeout(480)]
 
@@ -26,8 +26,10 @@ MOVED_LINE = "a client that isn't a dispatcher has committed a position"
 
 
 @asynccontextmanager
-async def _reader(scene: Stage, topic: str, group_id: str, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """Reads and commits in the group while the context lasts."""
+async def _reader(
+    scene: Stage, topic: str, group_id: str, client_id: str, taken: list[object] | None = None
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Reads and commits in the group while the context lasts. What it reads is added to `taken`."""
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=scene.bootstrap_servers, group_id=group_id, client_id=client_id,
         auto_offset_reset="earliest", auto_commit_interval_ms=500,
@@ -37,7 +39,8 @@ async def _reader(scene: Stage, topic: str, group_id: str, client_id: str) -> As
 
     async def read() -> None:
         while True:
-            await consumer.getmany(timeout_ms=200)
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                (taken if taken is not None else []).extend(records)
 
     reading = asyncio.create_task(read())
     try:
@@ -121,13 +124,22 @@ async def test_a_foreign_member_is_named_and_so_is_what_it_took(scene: Stage, su
         dispatcher.start()
         await dispatcher.ready()
         await scene.produce([tenant], 60, "own")
-        await asyncio.sleep(5)  # it commits
-        async with _reader(scene, topic, group_id, "another-application") as reader:
+        # Held events stay unread: of those, only the start is committed.
+        await until(lambda: _is_committed(scene, topic, group_id, 0 if suffix else 60), "its positions", 60, dispatcher)
+        taken: list[object] = []
+        async with _reader(scene, topic, group_id, "another-application", taken) as reader:
             await until(lambda: reader.assignment(), "its partitions", 60, dispatcher)
             await reports(dispatcher, "group_shared", "of client another-application", ready=True)
             await scene.produce([tenant], 40, "taken")
-            await asyncio.sleep(3)
+            await until(lambda: taken, "the reader to take some", 60, dispatcher)  # it commits these in the end
         await until(lambda: MOVED_LINE in dispatcher.log, "what it took to be named", 60, dispatcher)
+
+
+async def _is_committed(scene: Stage, topic: str, group_id: str, records: int) -> bool:
+    """Returns True if the group has committed positions that are beyond this many records."""
+    found = await topics.committed(scene.bootstrap_servers, group_id)
+    positions = [state.offset for tp, state in found.items() if tp.topic == topic]
+    return bool(positions) and sum(positions) >= records
 
 
 @pytest.mark.all_faults
@@ -142,8 +154,8 @@ async def test_members_of_other_versions_and_other_pods_are_not_foreign(scene: S
             dispatcher.start()
             await dispatcher.ready()
         await asyncio.sleep(25)  # several looks
-        await reports_nothing(one, 30)
-        await reports_nothing(other, 30)
+        await reports_nothing(one, 60)
+        await reports_nothing(other, 60)
         other.sigterm()
         await other.wait()
         async with _reader(scene, scene.topic, scene.group_id, "feedback-dispatcher") as reader:

@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
+from aiokafka import TopicPartition
 
+from dispatcher.kafka.commit_metadata import decode_metadata
 from tests.field.lost_logs import create_anew, lose_disk, remove_before
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Receiver, Stage, event, tenants, until, webhook_id_of
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 LOST_LINE = "the log of a partition is not the one that was read before"
 REMOVED_LINE = "records were removed from a partition before they were read"
@@ -43,14 +45,17 @@ def _hold(scene: Stage, event_id: str) -> asyncio.Event:
     return released
 
 
-async def _committed(scene: Stage, position: int, dispatcher: Dispatcher) -> None:
-    """Waits until partition 0 is committed up to there, with the rest named in the metadata if there is any."""
+async def _committed(scene: Stage, position: int, dispatcher: Dispatcher, end: int | None = None) -> None:
+    """Waits until partition 0 is committed up to there, and the metadata name everything up to `end` as finished."""
+    tp = TopicPartition(scene.topic, 0)
 
     async def is_committed() -> bool:
-        return (await scene.committed()).get(0) == position
+        state = (await topics.committed(scene.bootstrap_servers, scene.group_id)).get(tp)
+        if state is None or state.offset != position:
+            return False
+        return decode_metadata(position, state.metadata).end == (end or position)
 
-    await until(is_committed, f"position {position} to be committed", 30, dispatcher)
-    await asyncio.sleep(1.2)  # and what was finished beyond it, too
+    await until(is_committed, f"position {position} to be committed", 60, dispatcher)
 
 
 async def _metric(dispatcher: Dispatcher, name: str, **labels: str) -> float:
@@ -68,7 +73,7 @@ async def _five_of_thirty_held(scene: Stage, dispatcher: Dispatcher) -> asyncio.
     await _produce(scene, 30, "old")
     dispatcher.start()
     await scene.accepted(29, dispatcher)
-    await _committed(scene, 5, dispatcher)
+    await _committed(scene, 5, dispatcher, end=30)
     return released
 
 
@@ -181,13 +186,13 @@ async def test_records_that_retention_took_unread_while_the_partition_stood_stil
         dispatcher.start()
         await dispatcher.ready()
         await _produce(scene, 10, "read")
-        await until(lambda: len(scene.receiver.seen) == 10, "the window to be full", 30, dispatcher)
+        await until(lambda: len(scene.receiver.seen) == 10, "the window to be full", 60, dispatcher)
         await _produce(scene, 1, "buffered")  # fetched, and waits for room
         await asyncio.sleep(1)
         await _produce(scene, 2000, "late")
         await remove_before(mortal, scene.topic, 1900)
         released.set()
-        await until(lambda: REMOVED_LINE in dispatcher.log, "the gap to be logged", 30, dispatcher)
+        await until(lambda: REMOVED_LINE in dispatcher.log, "the gap to be logged", 60, dispatcher)
         removed = int(await _metric(dispatcher, "dispatcher_kafka_records_removed_unread_total", topic=scene.topic))
         assert removed > 0
         await until(lambda: len(scene.missing()) == removed, "all the others", 60, dispatcher)

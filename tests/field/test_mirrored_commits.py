@@ -11,7 +11,7 @@ from tests.integration.harness import Stage, event, tenants, until, webhook_id_o
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 (TENANT,) = tenants(1)
 REMOVED = 30
@@ -34,7 +34,7 @@ async def test_a_translated_commit_with_the_metadata_of_the_source_is_believed(
         async def is_committed() -> bool:
             return (await scene.committed()).get(0) == 100
 
-        await until(is_committed, "all to be committed", 30, dispatcher)
+        await until(is_committed, "all to be committed", 60, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
         tp = TopicPartition(scene.topic, 0)
@@ -52,6 +52,7 @@ async def test_a_translated_commit_with_the_metadata_of_the_source_is_believed(
         await scene.send(event(TENANT, "after"), partition=0)
         scene.expected[webhook_id_of(TENANT, "after")] = TENANT
         await scene.all_accepted(dispatcher)
+        await until(lambda: scene.receiver.repeats() >= behind, "the repeats", 60, dispatcher)
         await asyncio.sleep(1)
         assert scene.receiver.repeats() == behind
         assert "is not the one that was read before" not in dispatcher.log

@@ -16,7 +16,7 @@ from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 ALL_FAULTS = pytest.mark.all_faults
 (TENANT,) = tenants(1)
@@ -123,7 +123,7 @@ async def test_a_topic_recreated_while_the_process_is_stopped_is_read_from_its_s
         await dispatcher.ready()
         await _produce(scene, 5, "old")
         await scene.all_accepted(dispatcher)
-        await asyncio.sleep(2)  # it is committed
+        await until(lambda: _committed(scene, 5), "the position", 60, dispatcher)
         assert dispatcher._process is not None
         os.kill(dispatcher._process.pid, signal.SIGSTOP)
         try:
@@ -170,6 +170,10 @@ async def test_a_topic_recreated_while_reading_it_is_denied_is_read_from_its_sta
         await mortal.permit(USER, Operation.READ, name)
         scene.mount([scene.webhook(TENANT)])
         await scene.all_accepted(dispatcher, 120)
+
+
+async def _committed(scene: Stage, position: int) -> bool:
+    return (await scene.committed()).get(0) == position
 
 
 async def _until_written(scene: Stage, topic: str, count: int) -> None:
