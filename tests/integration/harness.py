@@ -280,7 +280,7 @@ class Dispatcher:
         assert self._process is not None
         self._process.terminate()
 
-    async def wait(self, timeout_s: float = 40) -> int:
+    async def wait(self, timeout_s: float = 90) -> int:
         """Its exit status."""
         assert self._process is not None
         process = self._process
@@ -298,7 +298,7 @@ class Dispatcher:
         except (aiohttp.ClientError, OSError):
             return 0, ""
 
-    async def ready(self, timeout_s: float = 40) -> None:
+    async def ready(self, timeout_s: float = 90) -> None:
         """Waits until /readyz answers 200."""
         await until(lambda: self.answers("/readyz"), f"{self._name} to be ready", timeout_s, self)
 
@@ -330,7 +330,7 @@ class Dispatcher:
             under_way = ("dispatcher_unfinished_records", "dispatcher_deliveries_in_flight")
             return bool(text) and not any(values[name] for name in under_way)
 
-        await until(idle, "nothing under way", 30, self)
+        await until(idle, "nothing under way", 60, self)
         return Left(int(values["dispatcher_asyncio_tasks"]), int(values["process_open_fds"]))
 
     async def _watch_rss(self) -> None:
@@ -366,7 +366,7 @@ def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> Json:
 async def until(
     condition: Callable[[], object | Awaitable[object]],
     what: str,
-    timeout_s: float = 30,
+    timeout_s: float = 60,
     dispatcher: Dispatcher | None = None,
 ) -> None:
     """Waits until the condition, plain or awaitable, holds; fails with the end of the log if it does not in time."""
@@ -435,6 +435,8 @@ class Stage:
                 "reload_interval": "1s",
                 "secrets": {"files": [str(self.volume.path), str(self.directory / "webhook-secrets")]},
             },
+            # A handshake that a busy machine delays would be an attempt that failed.
+            "delivery": {"connect_timeout": "30s"},
             "egress": {"allow": ["127.0.0.0/8", "localhost"], "ca_bundle": str(self.directory / "ca.pem")},
             "retry": {"tiers": [f"{tier:g}s" for tier in TIERS], "max_age": "1h"},
             "log": {"format": "json", "level": "info"},
