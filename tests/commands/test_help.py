@@ -79,7 +79,7 @@ async def test_a_secret_of_the_receiver_that_can_not_be_read_is_named_once(
 async def test_events_that_no_broker_takes_are_reported_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample, "PRODUCE_WITHIN_S", 0.5)
+    monkeypatch.setattr(sample, "PRODUCE_WITHIN_S", 3.0)
     ran = await called("sample", "--org", "a@AdobeOrg", "--produce", "-c", write_settings(tmp_path))
     assert ran.status == 1
     assert ran.err.endswith("dispatcher: kafka at 127.0.0.1:1: nothing listens there (connection refused)\n"), ran.err

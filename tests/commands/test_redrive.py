@@ -196,7 +196,7 @@ async def test_only_events_that_died_within_the_requested_time_are_redriven(dead
 
 async def test_an_interrupted_redrive_continues_after_the_last_batch(dead: Dead) -> None:
     await asyncio.gather(*(dead.dead_letter() for _ in range(60)))
-    process = await start("redrive", "-c", dead.config, "--rate", "60/s")
+    process = await start("redrive", "-c", dead.config, "--rate", "5/s")  # it goes on for ten seconds more
     await _until(lambda count: count >= 5, dead)
     process.send_signal(signal.SIGINT)
     ran = await ended(process)
@@ -284,7 +284,7 @@ def test_a_record_without_headers_of_ours_is_its_own_origin() -> None:
 
 
 async def _until(condition: Callable[[int], bool], dead: Dead) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition(len(await dead.sent())):
             await asyncio.sleep(0.05)
 

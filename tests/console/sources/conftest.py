@@ -52,7 +52,7 @@ async def running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 await task
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, within_s: float = 40) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, within_s: float = 60) -> None:
     """Return when it holds."""
     try:
         async with asyncio.timeout(within_s):

@@ -30,7 +30,7 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.unit.examples import email_event
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 ALL = ResendQuery(since=0.0)
 FORGED = RetryState(Origin("forged", 9, 9), 1.0, attempts=99).headers()
@@ -185,7 +185,7 @@ async def test_an_event_that_was_delivered_twice_is_sent_once_by_a_job_of_severa
 
 
 async def test_a_stopped_job_goes_on_where_it_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RATE", 20.0)
+    monkeypatch.setattr(module, "RATE", 10.0)
     monkeypatch.setattr(module, "MOST_EVENTS", 20)
     monkeypatch.setattr(module, "_PAGE", 10)
     origins = [await world.delivered(LUMA, number) for number in range(60)]

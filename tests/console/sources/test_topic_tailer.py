@@ -23,7 +23,7 @@ from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 class Kept:
