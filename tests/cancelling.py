@@ -65,5 +65,5 @@ async def eventually() -> AsyncIterator[Callable[[bool], Awaitable[bool]]]:
             await asyncio.sleep(0.01)
         return value
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         yield is_true

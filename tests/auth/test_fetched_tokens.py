@@ -52,7 +52,7 @@ def fetches() -> list[asyncio.Task[object]]:
 
 async def renewed() -> None:
     """Waits until the renewal that is under way has ended."""
-    await asyncio.wait(fetches(), timeout=20)
+    await asyncio.wait(fetches(), timeout=60)
 
 
 async def test_a_token_is_fetched_once_and_kept(server: TokenServer, tokens: FetchedTokens) -> None:

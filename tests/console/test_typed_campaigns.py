@@ -28,7 +28,7 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
 __all__ = ["producer", "settings"]
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 ORGS = frozenset({LUMA.org})
 UPPER = "7D0E2A9B-0B7C-4D3E-9A52-16F24A15C001"

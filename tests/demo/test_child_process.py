@@ -38,7 +38,7 @@ async def test_no_thread_of_a_paused_process_goes_on(tmp_path: Path) -> None:
             assert thread_states(child.pid) == {STOPPED}
             child.resume()
     finally:
-        await child.stop(timeout_s=10)
+        await child.stop(timeout_s=60)
     assert not child.running
 
 
@@ -49,6 +49,6 @@ async def test_pausing_a_process_that_has_ended_does_nothing(tmp_path: Path) -> 
     child.start()
     child.pause()
     child.resume()
-    await child.stop(timeout_s=10)
+    await child.stop(timeout_s=60)
     child.pause()
     assert not child.running

@@ -92,9 +92,9 @@ async def test_a_slow_endpoint_does_not_delay_the_others(receiver: Receiver, ses
 
     receiver.set("slow", DemoEndpoint(Held()))
     receiver.set("fast", DemoEndpoint())
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         slow = group.create_task(post(session, receiver.url("slow")))
-        assert await asyncio.to_thread(arrived.wait, 15)
+        assert await asyncio.to_thread(arrived.wait, 60)
         assert await post(session, receiver.url("fast")) == 200
         assert not slow.done()
         released.set()
@@ -129,7 +129,7 @@ async def test_the_ledger_can_be_waited_for(receiver: Receiver, session: aiohttp
     with pytest.raises(TimeoutError, match="accepted in"):
         await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=0.05)
     await post(session, receiver.url("later"))
-    await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=20)
+    await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=60)
 
 
 async def test_a_stranger_to_its_ca_is_not_served(receiver: Receiver) -> None:
@@ -266,7 +266,7 @@ def test_a_program_that_cannot_run_here_is_reported_in_one_line(tmp_path: Path) 
     (tmp_path / "alien").chmod(0o700)
     child = ChildProcess([str(tmp_path / "alien")], log=tmp_path / "log")
     child.start()
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 60
     while child.running and time.monotonic() < give_up_at:
         time.sleep(0.02)
     assert child.log_tail().strip() == f"{tmp_path / 'alien'} can't be run on this machine: Exec format error"

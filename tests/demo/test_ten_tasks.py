@@ -22,7 +22,7 @@ from dispatcher.demo.planning import Planned, plan
 from dispatcher.demo.tenants import CONTACT
 from tests.console.pages.browsing import CHROMIUM, Window, launched, window
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SHOTS = os.environ.get("SCREENSHOTS", "")
 _LINK = re.compile(r"(http://127\.0\.0\.1:\d+)(/sign-in/link/\S+)[\s\S]*?shown here: (\S+)\n")
@@ -41,7 +41,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, s
             start_new_session=True,
         )
     try:
-        give_up_at = time.monotonic() + 90
+        give_up_at = time.monotonic() + 180
         while (found := _LINK.search(log.read_text())) is None:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < give_up_at, log.read_text()
@@ -51,7 +51,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, s
         for _ in range(2):  # the second one ends it without counting every event
             process.send_signal(signal.SIGINT)
             time.sleep(0.5)
-        process.wait(30)
+        process.wait(90)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ async def shown(
 
 async def until(shown: Window, path: str, place: Locator, text: "re.Pattern[str]") -> None:
     """Opens a page again until a place on it has a text."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(180):
         while True:
             await shown.go(path)
             if await place.count() and text.search(await place.first.inner_text()):

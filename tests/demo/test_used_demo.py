@@ -24,7 +24,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import Role
 from dispatcher.stores.sql.tokens import ApiTokens
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_an_event_that_is_lost_is_found(
         await produce(brokers, topic, events, per_second, on_event, stop)
 
     monkeypatch.setattr(demo, "produce", loses)
-    monkeypatch.setattr(demo, "SETTLE_S", 15.0)
+    monkeypatch.setattr(demo, "SETTLE_S", 30.0)
     assert await demo.Demo(replace(demo.Options(), events=100)).run() == 1
     shown = capsys.readouterr()
     assert "lost 1; delivered twice 0" in shown.out

@@ -32,7 +32,7 @@ def get(url: str) -> tuple[int, str]:
         return 0, str(error)
 
 
-def answered(url: str, wanted: int = 200, within_s: float = 15) -> str:
+def answered(url: str, wanted: int = 200, within_s: float = 60) -> str:
     """The text, once the status is the wanted one."""
     end = time.monotonic() + within_s
     while True:

@@ -387,7 +387,7 @@ async def drill(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) ->
             found = await asyncio.to_thread(query, url, "count_over_time(dispatcher_build_info[1m]) > 3")
             return len(found) == 2
 
-        await until(scraped, "both to be scraped", 30, dispatcher)
+        await until(scraped, "both to be scraped", 60, dispatcher)
 
         made = Drill(
             broker, scene, expired, dispatcher, url, notified, world(dispatcher), directory / "password", database,

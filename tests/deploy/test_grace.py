@@ -29,7 +29,7 @@ async def test_requests_that_hang_longer_than_the_drain_do_not_outlast_the_grace
             scene.receiver.behave(f"/{tenant.org}", slowly(60))
         dispatcher.start()
         await scene.produce(everybody, 12)
-        await until(lambda: len(scene.receiver.seen) == 12, "every request under way", 40, dispatcher)
+        await until(lambda: len(scene.receiver.seen) == 12, "every request under way", 60, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait(grace_s) == 0
         for tenant in everybody:

@@ -86,7 +86,7 @@ def prometheus(
     url, process = scraping(daemon[0], tmp_path_factory.mktemp("prometheus"))
     try:
         answered(f"{url}/-/ready")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not query(url, 'count_over_time(up{job="feedback-dispatcher"}[1m]) > 4'):
             assert time.monotonic() < end
             time.sleep(0.25)

@@ -35,7 +35,7 @@ EMPTY = {
 }
 """Panels and annotations that are rightly empty here, by title."""
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 *TENANTS, SOMEBODY_ELSE = tenants(6)
 GOOD, TIRED, BROKEN, REFUSING, GONE = TENANTS

@@ -170,7 +170,7 @@ async def _odd_committed(scene: Scene) -> None:
         found = await topics.committed(servers, ODD_GROUP)
         return TopicPartition(ODD_TOPIC, 0) in found and found[TopicPartition(ODD_TOPIC, 0)].offset >= end
 
-    await until(committed, "the third to have committed", 40, scene.odd)
+    await until(committed, "the third to have committed", 60, scene.odd)
 
 
 async def _odd_ready(scene: Scene) -> None:

@@ -97,7 +97,7 @@ async def running(name: str, place: Path, log: Path) -> AsyncIterator[None]:
 
 
 @pytest.mark.all_faults
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_its_services_deliver_a_verified_event_and_show_the_webhook(kafka: Broker, place: Path) -> None:
     await topics.create_topic(kafka.bootstrap_servers, "compose-events", partitions=2)
     logs = {name: place / f"{name}.log" for name in OURS}

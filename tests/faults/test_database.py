@@ -17,7 +17,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, tenants, until
 from tests.stores_sql.postgres import Postgres
 
-pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(280)]
+pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(300)]
 
 EVERYBODY = tenants(10)
 
@@ -80,7 +80,7 @@ async def test_the_database_restarts_under_load(scene: Stage, tell: Tell, mortal
         await asyncio.to_thread(server.stop)
         await scene.produce(EVERYBODY, 400, "unknown")
         dispatcher.start()
-        await until(lambda: "webhook database is away" in dispatcher.log, "the outage", 40, dispatcher)
+        await until(lambda: "webhook database is away" in dispatcher.log, "the outage", 60, dispatcher)
         assert await scene.lost() == 400
         assert dispatcher.running
         await asyncio.to_thread(server.start)

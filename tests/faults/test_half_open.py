@@ -9,7 +9,7 @@ import pytest
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, slowly, tenants, until
 
-pytestmark = [needs_kafka, pytest.mark.timeout(150)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 DESCRIPTORS = 512
 PEERS, EACH = 40, 15
@@ -68,7 +68,7 @@ async def test_half_open_connections_leave_deliveries_untouched(scene: Stage) ->
             async def full() -> bool:
                 return await _metric(dispatcher, closed) > PEERS
 
-            await until(full, "a port that is full", 40, dispatcher)
+            await until(full, "a port that is full", 60, dispatcher)
             for wave in range(3):
                 await scene.produce(everybody, 200, f"w{wave}")
                 assert await dispatcher.answers("/livez")

@@ -6,7 +6,7 @@ from tests.faults import behaviours as bad
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Left, Stage, slowly, status, tenants
 
-pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(150)]
+pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 async def test_a_load_with_failures_leaves_no_socket_behind(scene: Stage) -> None:

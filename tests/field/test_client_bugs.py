@@ -16,7 +16,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, until
 from tests.kafka import topics
 
-pytestmark = [needs_kafka, pytest.mark.timeout(120)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 def failing_once(call: Any) -> Any:
@@ -57,18 +57,18 @@ async def test_partitions_that_another_member_got_meanwhile_are_given_up_and_com
             asyncio.get_running_loop().time()
         )  # it is not started again before the other one has joined
         coordinator.coordinator_dead()
-        await until(coordinator._coordination_task.done, "the bug", 10)
+        await until(coordinator._coordination_task.done, "the bug", 60)
         running.append(asyncio.create_task(consumers[1].run()))
         await until(lambda: [len(one.owned()) for one in consumers] == [1, 1], "a partition for each", 60)
         for number in range(10):
             await scene.send(b"%d" % number, partition=number % 2, topic=topic)
-        await until(lambda: len(seen) == 10, "every record", 30)
+        await until(lambda: len(seen) == 10, "every record", 60)
 
         async def all_committed() -> bool:
             found = await topics.committed(scene.bootstrap_servers, topic)
             return sum(one.offset for one in found.values()) == 10
 
-        await until(all_committed, "their commits", 30)
+        await until(all_committed, "their commits", 60)
         assert set(seen.values()) == {1}
     finally:
         for one in consumers:
@@ -90,9 +90,9 @@ async def test_a_task_of_the_client_that_ends_is_started_again(scene: Stage, tas
         else:
             consumer._coordinator._maybe_do_autocommit = failing_once(consumer._coordinator._maybe_do_autocommit)
             consumer._coordinator.request_rejoin()
-        await until(lambda: metrics.ERRORS.labels("consumer")._value.get() > bugs, "the bug", 30)
+        await until(lambda: metrics.ERRORS.labels("consumer")._value.get() > bugs, "the bug", 60)
         async with member(scene, topic) as other:  # it joins, so the group's leader has to answer for the first
             await until(lambda: len(one.owned) == len(other.owned) == 1, "a partition for each", 60)
             for number in range(2):
                 await scene.send(b"%d" % number, partition=number, topic=topic)
-            await until(lambda: sorted(one.read + other.read) == [b"0", b"1"], "both records", 30)
+            await until(lambda: sorted(one.read + other.read) == [b"0", b"1"], "both records", 60)

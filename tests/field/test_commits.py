@@ -17,7 +17,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions
 
 GONE_LINE = "positions of the group are gone"
-pytestmark = [needs_kafka, pytest.mark.timeout(200)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_a_broker_that_takes_little_metadata_still_gets_commits(miserly: S
             ends = await topics.end_offsets(miserly.bootstrap_servers, miserly.topic)
             return await miserly.committed() == ends
 
-        await until(complete, "everything to be committed", 30, dispatcher)
+        await until(complete, "everything to be committed", 60, dispatcher)
         assert "commit_refused" in dispatcher.log
         assert dispatcher.log.count("can't be committed") == 0
         repeats = miserly.receiver.repeats()
@@ -64,7 +64,7 @@ async def test_latest_concerns_the_very_first_start_only(scene: Stage, adds_part
     async with scene.dispatcher(kafka={"auto_offset_reset": "latest"}) as dispatcher:
         dispatcher.start()
         await dispatcher.ready()
-        await until(lambda: _all_committed(scene), "the first positions", 30, dispatcher)
+        await until(lambda: _all_committed(scene), "the first positions", 60, dispatcher)
         dispatcher.kill9()  # before anything was read
         await scene.produce(everybody, 20, "down")
         dispatcher.start()
@@ -102,7 +102,7 @@ async def test_events_written_while_kafka_forgot_the_groups_positions_are_delive
     async with scene.dispatcher(kafka={"auto_offset_reset": reset, "group_instance_id": None}) as dispatcher:
         dispatcher.start()
         await dispatcher.ready()
-        await until(lambda: _all_committed(scene), "the first positions", 30, dispatcher)
+        await until(lambda: _all_committed(scene), "the first positions", 60, dispatcher)
         assert GONE_LINE not in dispatcher.log
         await scene.send(b"junk")
         await scene.produce([tenant], 20, "first")

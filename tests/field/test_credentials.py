@@ -13,7 +13,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.scram import set_password
 from tests.kafka.server_properties import Listener
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 RECOVERS_WITHIN_S = 60.0
 TENANTS = tenants(1)

@@ -15,7 +15,7 @@ from tests.integration.harness import TIERS, Receiver, Stage, event, status, ten
 from tests.kafka import topics
 from tests.stores.kubelet import MountedVolume
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 async def test_two_groups_on_one_topic_deliver_each_event_once_each(scene: Stage) -> None:
@@ -83,7 +83,7 @@ async def test_events_in_topics_of_the_old_names_are_drained_and_redriven(scene:
             ]
             return ends[0] >= 4 and ends[1] == 4
 
-        await until(all_written, "four parked and four dead", 30, old)
+        await until(all_written, "four parked and four dead", 60, old)
         old.kill9()
     scene.receiver.behave(f"/{parked.org}", None)
     scene.receiver.behave(f"/{dying.org}", None)
@@ -91,9 +91,9 @@ async def test_events_in_topics_of_the_old_names_are_drained_and_redriven(scene:
         ran = await running.called("check", "-c", new.path, "--kafka")
         assert "holds 4 unread events parked by an earlier version" in ran.err, ran
         new.start()
-        await until(lambda: "parked by an earlier version" in new.log, "the warning", 40, new)
+        await until(lambda: "parked by an earlier version" in new.log, "the warning", 60, new)
         parked_ids = {name for name, tenant in scene.expected.items() if tenant == parked}
-        await until(lambda: parked_ids <= scene.receiver.accepted.keys(), "what was parked", 40, new)
+        await until(lambda: parked_ids <= scene.receiver.accepted.keys(), "what was parked", 60, new)
         await new.ready()
         ran = await running.dispatcher("redrive", "-c", new.path)
         assert ran.status == 0, ran
@@ -152,7 +152,7 @@ async def test_events_parked_under_other_settings_are_drained_and_held_ones_repo
             commits = await topics.committed(scene.bootstrap_servers, f"{scene.group_id}.held")
             return ends == [4, 4] and bool(commits)
 
-        await until(all_written, "four parked and four held", 30, old)
+        await until(all_written, "four parked and four held", 60, old)
         old.sigterm()
         await old.wait()
     scene.receiver.behave(f"/{parked.org}", None)
@@ -164,7 +164,7 @@ async def test_events_parked_under_other_settings_are_drained_and_held_ones_repo
         held_is_named = f"topic {held_topic(old_prefix)}: holds up to 4 held events" in ran.err
         assert held_is_named is (changed == "prefix"), ran.err
         new.start()
-        await until(lambda: name in new.log, "the warning", 40, new)
+        await until(lambda: name in new.log, "the warning", 60, new)
         due = {one for one, tenant in scene.expected.items() if changed == "tiers" or tenant == parked}
         await until(lambda: due <= scene.receiver.accepted.keys(), "what was parked", 60, new)
         if changed == "tiers":
@@ -190,7 +190,7 @@ async def test_a_new_group_leaves_the_old_names_to_their_group(scene: Stage) -> 
             ends = await topics.end_offsets(scene.bootstrap_servers, f"{scene.topic}.retry.4s")
             return sum(ends.values()) >= 4
 
-        await until(all_parked, "the events to be parked", 30, old)
+        await until(all_parked, "the events to be parked", 60, old)
         old.kill9()
     scene.receiver.behave(f"/{tenant.org}", None)
     for name in ("new", "again"):

@@ -10,7 +10,7 @@ from tests.integration.harness import Dispatcher, Stage, at_first, status, tenan
 from tests.integration.impatient import impatient
 from tests.kafka import topics
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 EVERYBODY = tenants(4)
 

@@ -17,7 +17,7 @@ from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
 
-pytestmark = [needs_kafka, pytest.mark.all_faults, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.all_faults, pytest.mark.timeout(300)]
 
 WAITING, RELEASED = tenants(2)
 
@@ -55,7 +55,7 @@ async def test_a_restart_sends_what_was_released_meanwhile_and_reads_no_waiting_
         assert not scene.receiver.accepted
         scene.mount([paused[0], usable[1]])
         dispatcher.start()
-        await scene.accepted(1, dispatcher, 30)
+        await scene.accepted(1, dispatcher, 60)
         assert await has_directory()
         dispatcher.kill9()
         scene.mount(usable)
@@ -95,7 +95,7 @@ async def test_a_topic_of_held_events_that_may_not_be_written_holds_up_no_commit
         try:
             scene.mount([scene.webhook(WAITING) | {"paused": True}, scene.webhook(RELEASED)])
             await scene.accepted(40, dispatcher, 60)
-            await until(is_committed, "the commit of partition 1", 30, dispatcher)
+            await until(is_committed, "the commit of partition 1", 60, dispatcher)
             dispatcher.sigterm()
             await dispatcher.wait()
         finally:

@@ -12,7 +12,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, event, stage, tenants, until, webhook_id_of
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 PARTITIONS, EVENTS = 24, 200
 PADDING = "x" * 30_000
@@ -62,7 +62,7 @@ async def test_a_batch_that_is_too_large_holds_up_its_own_partition_and_is_named
     async with scene.dispatcher() as dispatcher:
         dispatcher.start()
         await scene.all_accepted(dispatcher)
-        await until(lambda: "records_unreadable" in dispatcher.log, "the problem", 30, dispatcher)
+        await until(lambda: "records_unreadable" in dispatcher.log, "the problem", 60, dispatcher)
         ready = (await dispatcher.get("/readyz"))[1]
         assert f"{scene.topic}/1: the batch at offset 0 can't be decoded" in ready
         assert "raise kafka.max_unfinished_bytes" in ready

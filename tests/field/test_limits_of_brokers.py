@@ -15,7 +15,7 @@ from tests.integration.harness import LARGEST_RECORD, stage, tenants
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions, Listener
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 LOGIN_S = 3.0
 

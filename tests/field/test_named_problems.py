@@ -20,7 +20,7 @@ from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 TENANTS = tenants(1)
 

@@ -13,7 +13,7 @@ from tests.integration.harness import stage, tenants
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions
 
-pytestmark = [needs_kafka, pytest.mark.all_faults, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.all_faults, pytest.mark.timeout(300)]
 
 TENANTS = tenants(1)
 

@@ -11,7 +11,7 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions
 
-pytestmark = [needs_kafka, pytest.mark.timeout(120)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

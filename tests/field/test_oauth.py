@@ -22,7 +22,7 @@ from tests.integration.harness import Dispatcher, Stage, stage, tenants
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions, Listener
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 TENANTS = tenants(1)
 AUDIENCE, SCOPE, ISSUER = "kafka", "events:read", "https://issuer.example"

@@ -15,7 +15,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 (TENANT,) = tenants(1)
 ORDINARY = event(TENANT, "ordinary")

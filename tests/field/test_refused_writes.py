@@ -31,7 +31,7 @@ from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.unit.examples import email_event
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 async def _configure(scene: Stage, topic: str, **config: str) -> None:
@@ -69,7 +69,7 @@ async def test_one_refused_write_does_not_poison_the_partition_behind_it(scene: 
         async def dead() -> bool:
             return len(await scene.dead()) == 3
 
-        await until(dead, "the large ones to be dead", 30, dispatcher)
+        await until(dead, "the large ones to be dead", 60, dispatcher)
         assert set((await scene.dead()).values()) == {"too_large"}
         # Repaired, the topic takes them, within the time that a topic stays suspect, and without a restart.
         await _configure(scene, tier, max_message_bytes=str(LARGEST_RECORD))
@@ -207,7 +207,7 @@ async def test_the_letter_of_a_record_that_was_cut_is_not_sent_back(scene: Stage
         async def dead() -> bool:
             return sum((await topics.end_offsets(scene.bootstrap_servers, scene.dead_topic)).values()) == 2
 
-        await until(dead, "two dead letters", 30, dispatcher)
+        await until(dead, "two dead letters", 60, dispatcher)
         scene.receiver.behave(f"/{good.org}", None)
         scene.expected[webhook_id_of(good, "whole")] = good
         ran = await running.dispatcher("redrive", "-c", dispatcher.path)

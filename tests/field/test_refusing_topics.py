@@ -11,7 +11,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import LARGEST_RECORD, Stage, status, tenants, until
 from tests.kafka import topics
 
-pytestmark = [needs_kafka, pytest.mark.timeout(200)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True)

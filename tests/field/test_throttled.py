@@ -10,7 +10,7 @@ from tests.integration.harness import Stage, tenants
 from tests.kafka import quotas
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 WATCHED_S = 20
 

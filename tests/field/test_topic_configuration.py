@@ -13,7 +13,7 @@ from tests.integration.brokers import needs_kafka
 from tests.integration.harness import TIERS, Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 async def _configure(scene: Stage, topic: str, **config: str) -> None:
@@ -35,7 +35,7 @@ async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_re
         assert f"warning: {warning}" in ran.err
         dispatcher.start()
         await dispatcher.ready()
-        await until(lambda: warning in dispatcher.log, "the warning", 40, dispatcher)
+        await until(lambda: warning in dispatcher.log, "the warning", 60, dispatcher)
         assert warning in (await dispatcher.get("/readyz"))[1]
         metric = 'dispatcher_kafka_problem{reason="topic_configuration"}'
         assert f"{metric} 1.0" in (await dispatcher.get("/metrics"))[1]

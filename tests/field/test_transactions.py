@@ -14,7 +14,7 @@ from tests.integration.harness import LARGEST_RECORD, Dispatcher, Stage, event, 
 from tests.integration.impatient import impatient
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 (TENANT,) = tenants(1)
 ALL_FAULTS = pytest.mark.all_faults
@@ -118,7 +118,7 @@ async def test_a_transaction_that_hangs_is_lag_and_is_named_and_its_end_is_enoug
         async def is_shown() -> bool:
             return await metric(dispatcher, series) == 4
 
-        await until(is_shown, "the records from the transaction on to be lag", 30, dispatcher)
+        await until(is_shown, "the records from the transaction on to be lag", 60, dispatcher)
         await reports(
             dispatcher,
             "open_transaction",
@@ -155,7 +155,7 @@ async def test_a_position_that_an_operator_sets_behind_an_open_transaction_waits
         def is_looked_at() -> bool:
             return any(line["event"] == "partitions assigned" for line in log_lines(dispatcher))
 
-        await until(is_looked_at, "the partitions", 30, dispatcher)
+        await until(is_looked_at, "the partitions", 60, dispatcher)
         await reports(dispatcher, "open_transaction", f"--topic {scene.topic} --partition 0", ready=True)
         await producer.commit_transaction()
         await scene.all_accepted(dispatcher)

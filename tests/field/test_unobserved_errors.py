@@ -22,7 +22,7 @@ from tests.integration.harness import until
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(120)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 @asynccontextmanager

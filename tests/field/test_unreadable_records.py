@@ -10,7 +10,7 @@ from tests.integration.harness import Stage, event, tenants, until, webhook_id_o
 from tests.kafka import raw_batches
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 MARK = b"corrupt-this"
 
@@ -48,7 +48,7 @@ async def test_a_corrupt_batch_holds_up_its_own_partition_and_is_named(scene: St
     async with scene.dispatcher() as dispatcher:
         dispatcher.start()
         await scene.all_accepted(dispatcher)
-        await until(lambda: "records_unreadable" in dispatcher.log, "the problem", 30, dispatcher)
+        await until(lambda: "records_unreadable" in dispatcher.log, "the problem", 60, dispatcher)
         named = f"{scene.topic}/1: the batch at offset 10 can't be decoded"
         assert named in (await dispatcher.get("/readyz"))[1]
         async with AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer:
@@ -64,7 +64,7 @@ async def test_a_corrupt_batch_holds_up_its_own_partition_and_is_named(scene: St
         async def solved() -> bool:
             return 'reason="records_unreadable"} 0.0' in (await dispatcher.get("/metrics"))[1]
 
-        await until(solved, "the problem to be solved", 40, dispatcher)
+        await until(solved, "the problem to be solved", 60, dispatcher)
 
 
 def _overwrite(log: Path, place: int, content: bytes) -> None:

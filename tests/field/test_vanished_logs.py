@@ -12,7 +12,7 @@ from tests.integration.harness import Dispatcher, Stage, at_first, event, status
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
 async def _held(dispatcher: Dispatcher, count: int) -> None:

@@ -9,7 +9,7 @@ import yaml
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, status, tenants, until
 
-pytestmark = [needs_kafka, pytest.mark.timeout(200)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 ALONE = {"kafka": {"group_instance_id": None, "session_timeout": "6s"}}
 

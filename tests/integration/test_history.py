@@ -43,7 +43,7 @@ from tests.integration.impatient import impatient
 from tests.kafka import topics
 from tests.notifications.receivers import PASSWORD, USER, certificates, mail_server
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 KEY = b"k" * 32
 NOTIFIER = "dispatcher.notifications.notifier"
@@ -117,7 +117,7 @@ class Worker:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(20)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill9()
             raise
@@ -180,7 +180,7 @@ async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage
             found = Counter(one.outcome for one in await entries_of(scene))
             return found[HistoryOutcome.DELIVERED] == 5 and found[HistoryOutcome.DEAD] == 2
 
-        await until(written, "the entries", 30, dispatcher)
+        await until(written, "the entries", 60, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
     written_entries = await entries_of(scene)
@@ -269,7 +269,7 @@ async def test_answers_to_failed_attempts_are_kept_masked_if_configured(scene: S
         async def written() -> bool:
             return len(await entries_of(scene)) >= 3
 
-        await until(written, "attempts in the history", 40, dispatcher)
+        await until(written, "attempts in the history", 60, dispatcher)
     by_status = {one.status: one for one in await entries_of(scene) if one.status is not None}
     answer = by_status[301].answer
     assert answer.startswith("no such customer: j•••@luma.com, +4•••67, (header), Bearer (token) (token)\ufffd\nxxx")
@@ -295,7 +295,7 @@ async def test_a_history_that_can_not_be_written_costs_no_delivery(scene: Stage)
             lost = [line for line in page.splitlines() if line.startswith("dispatcher_history_lost_total")]
             return sum(float(line.split()[-1]) for line in lost) >= 300
 
-        await until(counted, "every lost entry to be counted", 40, dispatcher)
+        await until(counted, "every lost entry to be counted", 60, dispatcher)
         await dispatcher.ready()
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0

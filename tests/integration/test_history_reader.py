@@ -186,9 +186,9 @@ async def test_positions_of_many_partitions_are_requested_at_once(
         return await fetch(coordinator, partitions)
 
     monkeypatch.setattr(GroupCoordinator, "_do_fetch_commit_offsets", slowly)
-    monkeypatch.setattr(history_reader, "COMMIT_S", 4.0)
+    monkeypatch.setattr(history_reader, "COMMIT_S", 7.0)
     async with running(HistoryReader(settings, topic, stored.write, stored.stored_positions)):
-        await until(lambda: stored.has(0, 4), "the records", 30)
+        await until(lambda: stored.has(0, 4), "the records", 60)
 
 
 async def test_a_process_without_a_worker_is_not_taken_for_one_that_can_not_read() -> None:

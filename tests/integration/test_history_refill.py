@@ -24,7 +24,7 @@ from tests.stores_sql.conftest import empty_url
 
 __all__ = ["empty_url"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 class World:

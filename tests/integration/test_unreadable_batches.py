@@ -24,7 +24,7 @@ from tests.integration.test_history_reader import running
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 PREFIX = "corrupt"
 TOPIC = f"{PREFIX}.history"
@@ -142,7 +142,7 @@ async def test_positions_are_awaited_for_a_limited_time(broker: ApacheKafka, mon
     )
     reader = HistoryReader(settings_for(broker).kafka, TOPIC, write, no_positions)
     beginning = asyncio.create_task(reader._begin(consumer))
-    done, _ = await asyncio.wait([beginning], timeout=20)
+    done, _ = await asyncio.wait([beginning], timeout=60)
     beginning.cancel()
     assert done
     with pytest.raises(TimeoutError):

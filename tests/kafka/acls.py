@@ -82,7 +82,7 @@ class _Broker:
 
     async def wait(self, acl: Acl, *, until_there: bool) -> None:
         """Waits until the broker has learnt what the controller answered, some milliseconds later."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self._knows(acl) is not until_there:  # the broker sends no notification
                 await asyncio.sleep(0.005)
 

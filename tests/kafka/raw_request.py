@@ -14,7 +14,7 @@ async def answer_of(address: str, key: int, body: bytes, *, is_flexible: bool = 
     """
     header = struct.pack(">hhih", key, 0, 1, -1) + (b"\0" if is_flexible else b"")
     host, port = address.rsplit(":", 1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(struct.pack(">i", len(header + body)) + header + body)

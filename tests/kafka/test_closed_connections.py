@@ -19,7 +19,7 @@ async def _send_after_the_end(bootstrap_servers: str, turns: int) -> None:
         connected._writer.transport.abort()  # what a reset by the broker does
         for _ in range(turns):
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await connected.send(MetadataRequest([]))
     finally:
         connected.close()

@@ -51,7 +51,7 @@ async def test_ours_get_as_many_partitions_and_are_left_alone_once_there(broker:
     settings = _settings(broker, "orders")
     assert set((await create_topics(settings, replication=1)).values()) == {"created"}
     assert set((await create_topics(settings, replication=1)).values()) == {"exists"}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await known_topics(settings) != KnownTopics(3, ()):
             await asyncio.sleep(0.1)  # the broker's list of topics is a moment behind
     async with admin_client(settings.kafka) as admin:

@@ -44,7 +44,7 @@ async def create_topic(
     for _, code, message, *_ in response.topic_errors:
         if code:
             raise for_code(code)(message)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await partitions_of(bootstrap_servers, name):
             await asyncio.sleep(0.05)
 
@@ -59,7 +59,7 @@ async def delete_topic(bootstrap_servers: str, name: str) -> None:
     """Deletes a topic; no request finds it any more when this returns."""
     async with admin_client(bootstrap_servers) as admin:
         await admin.delete_topics([name])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await partitions_of(bootstrap_servers, name):
             await asyncio.sleep(0.05)
 

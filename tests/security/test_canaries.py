@@ -496,12 +496,12 @@ async def test_no_output_of_the_process_contains_a_secret_or_personal_data(
             await dispatcher.ready()
             await scene.look(dispatcher, "at first")
             await produce(scene, [*webhooks, "nobody", "lost"])
-            await until(lambda: len(scene.witness.seen) > 20, "the first requests", 30, dispatcher)
+            await until(lambda: len(scene.witness.seen) > 20, "the first requests", 60, dispatcher)
             await scene.look(dispatcher, "under way")
             if store == "yaml":
                 stage.mount(webhooks.values(), **bad)
-                await until(lambda: "bad8.yaml" in dispatcher.log, "the refusals", 20, dispatcher)
-                await until(lambda: _names(dispatcher, "bad8.yaml"), "the refusals in /readyz", 20, dispatcher)
+                await until(lambda: "bad8.yaml" in dispatcher.log, "the refusals", 60, dispatcher)
+                await until(lambda: _names(dispatcher, "bad8.yaml"), "the refusals in /readyz", 60, dispatcher)
                 await scene.look(dispatcher, "with bad files")
                 scene.answers["check of bad files"] = await command(scene, "check", "-c", str(dispatcher.path))
                 assert scene.answers["check of bad files"].count("bad") >= 9
@@ -519,9 +519,9 @@ async def test_no_output_of_the_process_contains_a_secret_or_personal_data(
             scene.witness.behave(f"/{scene.aviary.secret('url')}/ok", FAILING["timeout"])
             producer = await stage.producer()
             await producer.send_and_wait(stage.topic, orjson.dumps(planted_event(scene.aviary, "ok-sign", "last")))
-            await until(lambda: scene.witness.seen.total() > seen, "a request that hangs", 20, dispatcher)
+            await until(lambda: scene.witness.seen.total() > seen, "a request that hangs", 60, dispatcher)
             dispatcher.sigterm()
-            await until(lambda: "stopping: finishing" in dispatcher.log, "a first signal", 10, dispatcher)
+            await until(lambda: "stopping: finishing" in dispatcher.log, "a first signal", 60, dispatcher)
             dispatcher.sigterm()
             assert await dispatcher.wait() in (0, 3)
             scene.answers["log"] = dispatcher.all_logs
@@ -585,11 +585,11 @@ async def _history_worker(scene: Scene, dispatcher: Dispatcher) -> None:
         return any(b"msg_" in file.read_bytes() for file in files) or running.done()
 
     try:
-        await until(is_filled, "entries in the history's store", 40)
+        await until(is_filled, "entries in the history's store", 60)
     finally:
         if process.returncode is None:
             process.terminate()
-        ended, _ = await asyncio.wait([running], timeout=30)
+        ended, _ = await asyncio.wait([running], timeout=60)
         if not ended:
             process.send_signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER it prints where it hangs
         out, _ = await running

@@ -279,7 +279,7 @@ async def intrude(scene: Scene) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_no_output_of_the_console_contains_a_secret(tmp_path: Path) -> None:
     async with a_scene(tmp_path) as (scene, process):
         ids = await administer(scene)

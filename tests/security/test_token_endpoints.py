@@ -152,7 +152,7 @@ async def test_an_endpoint_that_misbehaves_gives_no_token_and_says_what_to_chang
     transport: Transport, serving: Serving, name: str
 ) -> None:
     script, says = MISBEHAVING[name]
-    async with serving(script) as server, asyncio.timeout(15):
+    async with serving(script) as server, asyncio.timeout(60):
         url = f"{server.url}/secret-path?key=secret-key"
         message = await refusal(transport, url, TIMEOUT_S if says == NEVER_ENDS else AMPLE_S)
         assert len(server.requests) <= 1

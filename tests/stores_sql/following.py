@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.store import SqlStore
 
-CHANGES_WITHIN_S = 2.0
+CHANGES_WITHIN_S = 60.0
 
 
 class Notifications:

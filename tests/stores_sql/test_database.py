@@ -114,7 +114,7 @@ async def test_a_store_follows_the_rotation_of_its_password_and_names_the_cause(
     file.write_text(base.replace("PASSWORD", "old"))
     database = Database(reread(Secret(b"", {"file": str(file)}, file)))
     store = SqlStore(database, encryption)
-    async with running(store), asyncio.timeout(30):
+    async with running(store), asyncio.timeout(60):
         await store.load()
         await postgres.execute("ALTER ROLE follower PASSWORD 'new'")
         await postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'follower'")
@@ -302,7 +302,7 @@ async def test_silent_connections_are_given_up_long_before_a_long_deadline(
         async with database.read(), database.read() as connection:
             await connection.execute(text("SELECT 1"))
         forgotten.update(writers)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(25):
             for begin in (database.read, database.write):
                 with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
                     await begin(30).__aenter__()

@@ -250,7 +250,7 @@ async def test_changes_are_polled_while_postgresql_refuses_to_notify(
                 assert [line["event"] for line in logs].count("changes of webhooks are polled") == 1
                 assert not await _has_event(logs, "webhook database is away")
                 await taken.aclose()
-                await eventually(lambda: _has_event(logs, "changes of webhooks are notified again"), within_s=30)
+                await eventually(lambda: _has_event(logs, "changes of webhooks are notified again"), within_s=60)
         await database.close()
         await other.close()
 
@@ -378,16 +378,16 @@ async def test_a_restart_of_the_database_costs_answers_and_nothing_else(encrypti
                 await store.get(TenantKey(made.tenant.org, "new"))  # may have a webhook by now: never skipped
             with pytest.raises(StoreUnavailable):
                 await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
-            await eventually(lambda: _is_away(store), within_s=20)
+            await eventually(lambda: _is_away(store), within_s=60)
             restarting = asyncio.create_task(asyncio.to_thread(server.start))
-            await eventually(lambda: _answers(store, known), within_s=20)
+            await eventually(lambda: _answers(store, known), within_s=60)
             await restarting
             await repository.update(made.id, plain(name="After"), expected_version=1, by="ada", orgs=None)
-            await notified.wait_for(made.tenant, within_s=5.0)
+            await notified.wait_for(made.tenant)
             assert not store.problems
             await server.restart()
             await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
-            await notified.wait_for(TenantKey(made.tenant.org, "dev"), within_s=5.0)
+            await notified.wait_for(TenantKey(made.tenant.org, "dev"))
         await database.close()
         await other.close()
 
@@ -404,7 +404,7 @@ async def test_a_dispatcher_that_starts_in_time_outlives_its_database(encryption
             cache = WebhookCache(store, WebhookSettings(store="sql", url=url))
             async with running(store):
                 await asyncio.to_thread(server.stop)
-                await eventually(lambda: _is_away(store), within_s=20)
+                await eventually(lambda: _is_away(store), within_s=60)
                 async with asyncio.timeout(5):
                     found = await cache.get(made.tenant)
                 assert found is store.all()[0]

@@ -409,7 +409,7 @@ async def test_a_queue_smaller_than_a_batch_is_sent_before_it_is_full(
     async with Tracing(settings_for(collector, queue=10)) as tracing:
         for offset in range(5):
             await through(tracing, record(offset=offset), outcome(Delivered(1)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(collector.spans) < 5:
                 await asyncio.sleep(0.01)
     assert dropped("queue_full") == before

@@ -108,7 +108,7 @@ async def test_pieces_that_keep_coming_gain_no_time(port: Port, piece: bytes, mo
     await until(lambda: port.connections == 1)
     monkeypatch.setattr(connection, "HEAD_S", 0.5)
     answer = asyncio.create_task(read_to_the_end(reader))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not answer.done():
             with suppress(OSError):
                 writer.write(piece)

@@ -14,7 +14,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
-PATIENCE_MS = 20_000.0
+PATIENCE_MS = 60_000.0
 """For a page to become what it should be: longer than any, on a machine that does other things, too."""
 
 expect.set_options(timeout=PATIENCE_MS)

@@ -13,8 +13,8 @@ from playwright.async_api import Browser, Page, expect
 from tests.console.pages.browsing import window
 
 LINK = re.compile(r"http://\S+/sign-in/link/\S+")
-UP_WITHIN_S = 60
-SHOWN_WITHIN_S = 30
+UP_WITHIN_S = 120
+SHOWN_WITHIN_S = 60
 
 
 @pytest.fixture
