@@ -92,6 +92,7 @@ async def test_one_then_some_then_all_go_back_each_once(
     some = first | {by_origin[origins[0]], by_origin[origins[5]]}
     job = await done(log, await log.redrive(LUMA, ids=some, query=ALL, by="ada", orgs=None))
     assert (job.state, job.total, job.sent, job.already) == ("done", 2, 2, 1)
+    await until(lambda: log.count(LUMA, 0.0) == 4, "the marks")
 
     job = await log.redrive(LUMA, ids=None, query=DeadQuery(reasons=frozenset({"expired"})), by="ada", orgs=MINE)
     assert job.total == 3

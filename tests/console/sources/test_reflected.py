@@ -26,7 +26,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 COUNT = 30
-GOOD, SHAKY, BAD = tenants(3)
+EVERYBODY = GOOD, SHAKY, BAD = tenants(3)
 MINE = frozenset({BAD.org})
 
 
@@ -60,20 +60,26 @@ async def outcomes(log: AttemptReader, tenant: TenantKey) -> tuple[int, int, int
 
 
 async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
-    scene.mount([scene.webhook(tenant) for tenant in (GOOD, SHAKY, BAD)])
+    scene.mount([scene.webhook(tenant) for tenant in EVERYBODY])
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
     scene.receiver.behave(f"/{BAD.org}", status(501))
     settings = console_settings(scene)
     attempts, dead = AttemptReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
-        await scene.produce([GOOD, SHAKY, BAD], 3 * COUNT)
+        await scene.produce(EVERYBODY, 3 * COUNT)
         await until(lambda: dead.count(BAD, 0.0) == COUNT, "every dead event", 90)
         await until(lambda: attempts.outcomes(SHAKY, "1h").delivered == COUNT, "every delivery", 90)
         await until(lambda: attempts.outcomes(GOOD, "1h").delivered == COUNT, "every delivery", 60)
+
+        async def is_complete() -> bool:
+            seen = Counter(scene.expected[name].org for name in scene.receiver.seen.elements())
+            return [sum(await outcomes(attempts, one)) for one in EVERYBODY] == [seen[one.org] for one in EVERYBODY]
+
+        await until(is_complete, "every attempt")
         ledger = Counter(scene.expected[name].org for name in scene.receiver.accepted.elements())
         seen = Counter(scene.expected[name].org for name in scene.receiver.seen.elements())
-        for tenant in (GOOD, SHAKY, BAD):
+        for tenant in EVERYBODY:
             delivered, failed, died = await outcomes(attempts, tenant)
             assert delivered == ledger[tenant.org]
             assert delivered + failed + died == seen[tenant.org]
