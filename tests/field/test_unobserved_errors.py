@@ -59,7 +59,7 @@ async def test_records_for_a_partition_that_is_gone_fail_with_their_writes_only(
     """The topic was recreated with fewer partitions. A record without a value has a batch of its own."""
     topic = f"fewer-{uuid4().hex[:8]}"
     await topics.create_topic(mortal.bootstrap_servers, topic, partitions=4)
-    monkeypatch.setattr(module, "WRITE_S", 4.0)
+    monkeypatch.setattr(module, "WRITE_S", 10.0)
     settings = KafkaSettings(bootstrap_servers=mortal.bootstrap_servers)
     async with _unobserved() as unobserved, Producer(settings) as producer:
         for number in range(4):

@@ -97,7 +97,7 @@ async def test_a_wrong_advertised_address_is_named_by_everything_that_connects(
                 pass
 
         joining = asyncio.create_task(join(settings(broker), ["events"], "g", Assignments(Nobody()), problems=problems))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not problems.current:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(3)  # it bootstraps again meanwhile, and the addresses are the same
