@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.notifications import notifier
 from dispatcher.notifications.content import Content
+from dispatcher.stores.sql import notification_store
 from dispatcher.stores.sql.notification_store import Changes, Message
 from tests.notifications.receivers import MailServer
 from tests.notifications.scene import CONTACT, LUMA, Scene, webhook_of
@@ -103,6 +105,22 @@ async def test_the_wait_before_another_try_begins_when_the_database_is_free(scen
     scene.clock.now += 200
     assert await scene.new_notifier().send_due("email") == 0, "the claim lasts as long as it should"
     await scene.store.finish(again, "failed")
+
+
+async def test_a_claim_begins_once_its_messages_are_locked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another worker would take them while the first one sends."""
+    await scene.store.add(Changes({}, [], [a_message("failing")]))
+    end_lost = notification_store.end_lost
+
+    async def slowly(connection: AsyncConnection, is_due: ColumnElement[bool], now_ms: int) -> None:
+        await end_lost(connection, is_due, now_ms)
+        scene.clock.now += 600
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notification_store, "end_lost", slowly)
+        assert len(await scene.store.claim(1, "email")) == 1
+    scene.clock.now += 200
+    assert await scene.new_notifier().send_due("email") == 0
 
 
 async def test_no_message_is_sent_twice_while_a_slow_server_takes_several_in_turn(

@@ -249,6 +249,7 @@ class NotificationStore:
             rows: dict[tuple[str, ...], RowMapping] = {}
             for row in (await connection.execute(wanted)).mappings().all():
                 rows.setdefault(line_of(row), row)
+            now_ms = self._now_ms()  # the rows are locked only now
             for row in rows.values():
                 await connection.execute(
                     update(messages)
