@@ -188,7 +188,7 @@ def test_counts_are_read_from_a_page_of_metrics() -> None:
 
 def _run(**environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dispatcher.demo"]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def settings_for(
     if mail is not None:
         notifications["smtp"] = {
             "host": "localhost", "port": mail.port, "username": USER, "password": {"file": "mail"},
-            "ca": str(issued.ca), "sender": "dispatcher@operator.example", "timeout": "10s",
+            "ca": str(issued.ca), "sender": "dispatcher@operator.example", "timeout": "60s",
         }  # fmt: skip
     if endpoint is not None:
         notifications["webhook"] = {"url": endpoint.url, "signing": {"secrets": [{"file": "whsec"}]}}

@@ -421,7 +421,7 @@ async def command(scene: Scene, *arguments: str) -> str:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     running = asyncio.create_task(process.communicate())
-    ended, _ = await asyncio.wait([running], timeout=90)
+    ended, _ = await asyncio.wait([running], timeout=180)
     if not ended:
         process.send_signal(signal.SIGABRT)  # the fault handler prints where it hangs
     out, _ = await running
@@ -463,7 +463,7 @@ async def a_scene(broker: ApacheKafka, directory: Path) -> AsyncIterator[Scene]:
 
 @needs_kafka
 @pytest.mark.slow
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("store", "transport", "form", "proxied"), [("yaml", "lean", "json", True), ("sql", "aiohttp", "console", False)]
 )
