@@ -152,13 +152,13 @@ async def _record_at(client: GroupClient, tp: TopicPartition, offset: int, bound
     gives_up_at = asyncio.get_running_loop().time() + MOST_S
     try:
         records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
-        while not records and client.is_throttled(tp) and asyncio.get_running_loop().time() < gives_up_at:
+        while not records and client.fetched_end_of(tp) is None and asyncio.get_running_loop().time() < gives_up_at:
             records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
     except OffsetOutOfRangeError:
         return None
     if records:
         return records[0] if records[0].offset == offset else None
-    position = client.position_of(tp)
-    if offset < bounds.end and (position is None or position <= offset):
+    position, end = client.position_of(tp), client.fetched_end_of(tp)
+    if (position is None or position <= offset) and (end is None or offset < max(end, bounds.end)):
         raise TimeoutError
     return None  # it was compacted away, or the log ends before it: a new leader may say so too early, and then has it

@@ -15,10 +15,9 @@ from dispatcher.contract.records import Record
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks, leader_of
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks
 from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.kafka.throttling import is_throttled
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -173,6 +172,14 @@ class GroupClient:
             IllegalStateError: the partition is not assigned to this member.
         """
         self._consumer.seek(tp, offset)
+        state = self._state_of(tp)
+        if state is not None:
+            state.highwater = None  # it is of an earlier fetch
+
+    def fetched_end_of(self, tp: TopicPartition) -> int | None:
+        """Returns the log's end according to the last fetch since `seek`, or None if none was answered yet."""
+        state = self._state_of(tp)
+        return None if state is None or state.highwater is None else int(state.highwater)
 
     def position_of(self, tp: TopicPartition) -> int | None:
         """Returns the offset that is read next, or None while there is none."""
@@ -183,10 +190,6 @@ class GroupClient:
         """Returns aiokafka's state of a partition, or None if it is not assigned."""
         assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
         return None if assignment is None else assignment.state_value(tp)
-
-    def is_throttled(self, tp: TopicPartition) -> bool:
-        """Returns True if a quota may be the reason why the partition's leader has not answered yet."""
-        return is_throttled(self._consumer._client, leader_of(self._consumer, tp))  # noqa: SLF001
 
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         """Returns all partitions of a topic, as far as known."""

@@ -45,11 +45,11 @@ class Log:
         self.position: int | None = None
         self.seeks: list[int] = []
         self.is_silent = False
-        """No fetch is answered with records."""
+        """No fetch is answered."""
         self.answers_after_s = 0.0
-        self.throttled_fetches = 0
-        """Number of fetches that are not answered in time, because the broker slows the client down."""
-        self.was_throttled = False
+        self.late_fetches = 0
+        """Number of fetches that are not answered in time."""
+        self.fetched_end: int | None = None
         self.problems = KafkaProblems()
 
     def begin_at(self, offset: int) -> None:
@@ -81,11 +81,11 @@ class Log:
         return {TP: self.bounds_told}
 
     def seek(self, _: TopicPartition, offset: int) -> None:
-        self.position = offset
+        self.position, self.fetched_end = offset, None
         self.seeks.append(offset)
 
-    def is_throttled(self, _: TopicPartition) -> bool:
-        return self.was_throttled
+    def fetched_end_of(self, _: TopicPartition) -> int | None:
+        return self.fetched_end
 
     def position_of(self, _: TopicPartition) -> int | None:
         return self.position
@@ -93,12 +93,11 @@ class Log:
     async def getmany(
         self, _: TopicPartition, *, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[Record]]:
-        self.was_throttled = self.throttled_fetches > 0
-        if self.was_throttled:
-            self.throttled_fetches -= 1
+        self.late_fetches -= 1
+        if self.is_silent or self.late_fetches >= 0 or self.position is None:
+            await asyncio.sleep(timeout_ms / 1000)
             return {}
-        if self.is_silent or self.position is None:
-            return {}
+        self.fetched_end = self.bounds_told.end
         if not self.bounds_told.start <= self.position <= self.bounds_told.end:
             raise OffsetOutOfRangeError({TP: self.position})
         found = [one for at, one in sorted(self.records.items()) if at >= self.position][:max_records]
@@ -325,26 +324,30 @@ async def test_a_directory_of_an_unknown_log_is_not_used() -> None:
 # Brokers that don't answer
 
 
+@virtual_time
 async def test_a_record_that_the_log_should_have_is_requested_again_later() -> None:
-    """A broker that is slow must not look like another log: everything would be repeated."""
+    """A broker that is slow must not look like another log, whatever end it reports: everything would be repeated."""
     log = Log(commit(8, last_read=15))
     log.is_silent = True
-    for end in (20, 16):
+    for end in (20, 16, 15, 12):
         log.end_at(end)
         with pytest.raises(TimeoutError):
             await log.find_start()
     assert log.reasons() == []
+    log.is_silent = False
     log.end_at(15)
     assert await log.find_start() == fresh(5, log.committed)
 
 
-async def test_a_broker_that_slows_the_client_down_is_waited_for() -> None:
+@virtual_time
+async def test_a_broker_that_answers_late_is_waited_for() -> None:
     log = Log(commit(8, last_read=15))
-    log.throttled_fetches = 4
+    log.late_fetches = 4
     assert (await log.find_start()).position == 8
     assert log.reasons() == []
 
 
+@virtual_time
 async def test_a_fetch_without_a_position_says_nothing_of_the_log() -> None:
     """The position is lost while the partition is being taken away."""
     log = Log(commit(8, last_read=15))

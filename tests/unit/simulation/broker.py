@@ -40,6 +40,9 @@ class Faults:
     away: bool = False
     """Nothing is answered: fetches and commits fail."""
     commits_hang: bool = False
+    fetches_hang: bool = False
+    reported_less: int = 0
+    """Offsets by which each log's end is reported too low, as by a new leader."""
     metadata_unreadable: bool = False
     too_large: set[str] = field(default_factory=set)
     """Topics that accept no event: each is too large for them."""
@@ -224,6 +227,7 @@ class Member:
         self.reassigning = True
         self.assigned: list[TopicPartition] = []
         self.positions: dict[TopicPartition, int] = {}
+        self.fetched_ends: dict[TopicPartition, int] = {}
         self.generation = -1
         self.woken = asyncio.Event()
         self.on_assigned: Callable[[list[TopicPartition]], None] = lambda _: None
@@ -286,10 +290,13 @@ class Member:
 
     def _taken(self, tps: Sequence[TopicPartition], max_records: int) -> dict[TopicPartition, list[Record]]:
         found: dict[TopicPartition, list[Record]] = {}
+        if self.group.broker.faults.fetches_hang:
+            return found
         for tp in self.assigned:
             if tp not in tps or tp not in self.positions:
                 continue
             bounds = self._bounds(tp)
+            self.fetched_ends[tp] = bounds.end
             if not bounds.start <= self.positions[tp] <= bounds.end:
                 if found:
                     return found  # the error is raised by the next call
@@ -355,7 +362,8 @@ class Member:
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
         self._raise_if_away()
         await asyncio.sleep(0.002)
-        return {tp: self._bounds(tp) for tp in tps}
+        less, every = self.group.broker.faults.reported_less, {tp: self._bounds(tp) for tp in tps}
+        return {tp: Bounds(one.start, max(one.start, one.end - less)) for tp, one in every.items()}
 
     def _bounds(self, tp: TopicPartition) -> Bounds:
         return self.group.broker.bounds(tp)
@@ -364,7 +372,11 @@ class Member:
         if tp not in self.assigned:
             raise IllegalStateError(f"{tp} is not assigned")
         self.positions[tp] = offset
+        self.fetched_ends.pop(tp, None)
         self.woken.set()
+
+    def fetched_end_of(self, tp: TopicPartition) -> int | None:
+        return self.fetched_ends.get(tp)
 
     def position_of(self, tp: TopicPartition) -> int | None:
         return self.positions.get(tp)
@@ -373,9 +385,6 @@ class Member:
         return [tp for tp in self.group.tps if tp.topic == topic]
 
     def was_deleted(self, topic: str) -> bool:
-        return False
-
-    def is_throttled(self, tp: TopicPartition) -> bool:
         return False
 
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:

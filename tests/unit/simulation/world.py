@@ -309,6 +309,8 @@ class World:
                 storm.create_task(self._now_and_then(self._log_is_truncated))
             if self.rotates_passwords:
                 storm.create_task(self._now_and_then(self._password_changes))
+            if self.chance.random() < 0.2:
+                storm.create_task(self._now_and_then(self._fetches_hang))
         await self._become_calm()
         await self._finish()
         for process in self.processes:
@@ -387,6 +389,17 @@ class World:
         faults.commits_hang = self.chance.random() < 0.15
         faults.metadata_unreadable = self.chance.random() < 0.2
         faults.lost_acknowledgements = self.chance.choice((0, 0, 0.2))
+
+    async def _fetches_hang(self) -> None:
+        """A new leader that is slow, and reports ends that are too low."""
+        for tp in list(self.broker.sources):
+            self.broker.sources[tp] += 1
+        self.broker.faults.fetches_hang = True
+        self.broker.faults.reported_less = self.chance.choice((1, 3))
+        try:
+            await asyncio.sleep(self.chance.uniform(0.5, 6))
+        finally:
+            self.broker.faults.fetches_hang, self.broker.faults.reported_less = False, 0
 
     async def _processes_vary(self) -> None:
         living = [process for process in self.processes if process.alive]
