@@ -157,7 +157,7 @@ def _go(program: Path) -> dict[str, Measure]:
 async def _half_load(on: Rig, plan: Plan, per_second: float) -> dict[str, float]:
     """Next to the rate that it is half of: later the broker, beside us on its core, sweeps up the topics of everything else."""
     _say("latency at half load")
-    latencies = [await footprint.half_load_ms(on, per_second) for _ in range(plan.runs if plan.full else 1)]
+    latencies = [await footprint.half_load_ms(on, per_second) for _ in range(plan.runs)]
     latency = sorted(latencies, key=lambda one: one["p99"])[len(latencies) // 2]
     return {
         "half_load_p50_ms": round(latency["p50"], 1),

@@ -22,6 +22,7 @@ def main() -> None:
 
         app = cli.load(sys.argv[1:])
     finally:
+        gc.freeze()  # else the first search goes through all of it
         gc.enable()
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
