@@ -152,7 +152,7 @@ async def _record_at(client: GroupClient, tp: TopicPartition, offset: int, bound
     gives_up_at = asyncio.get_running_loop().time() + MOST_S
     try:
         records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
-        while not records and client.fetched_end_of(tp) is None and asyncio.get_running_loop().time() < gives_up_at:
+        while not records and client.is_throttled(tp) and asyncio.get_running_loop().time() < gives_up_at:
             records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
     except OffsetOutOfRangeError:
         return None

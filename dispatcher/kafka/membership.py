@@ -15,9 +15,10 @@ from dispatcher.contract.records import Record
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks, leader_of
 from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.throttling import is_throttled
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -190,6 +191,10 @@ class GroupClient:
         """Returns aiokafka's state of a partition, or None if it is not assigned."""
         assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
         return None if assignment is None else assignment.state_value(tp)
+
+    def is_throttled(self, tp: TopicPartition) -> bool:
+        """Returns True if a quota may be the reason why the partition's leader has not answered yet."""
+        return is_throttled(self._consumer._client, leader_of(self._consumer, tp))  # noqa: SLF001
 
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         """Returns all partitions of a topic, as far as known."""

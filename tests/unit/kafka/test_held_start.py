@@ -47,8 +47,9 @@ class Log:
         self.is_silent = False
         """No fetch is answered."""
         self.answers_after_s = 0.0
-        self.late_fetches = 0
-        """Number of fetches that are not answered in time."""
+        self.throttled_fetches = 0
+        """Number of fetches that are not answered in time, because the broker slows the client down."""
+        self.was_throttled = False
         self.fetched_end: int | None = None
         self.problems = KafkaProblems()
 
@@ -84,6 +85,9 @@ class Log:
         self.position, self.fetched_end = offset, None
         self.seeks.append(offset)
 
+    def is_throttled(self, _: TopicPartition) -> bool:
+        return self.was_throttled
+
     def fetched_end_of(self, _: TopicPartition) -> int | None:
         return self.fetched_end
 
@@ -93,8 +97,9 @@ class Log:
     async def getmany(
         self, _: TopicPartition, *, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[Record]]:
-        self.late_fetches -= 1
-        if self.is_silent or self.late_fetches >= 0 or self.position is None:
+        self.was_throttled = self.throttled_fetches > 0
+        self.throttled_fetches -= 1
+        if self.is_silent or self.was_throttled or self.position is None:
             await asyncio.sleep(timeout_ms / 1000)
             return {}
         self.fetched_end = self.bounds_told.end
@@ -340,9 +345,9 @@ async def test_a_record_that_the_log_should_have_is_requested_again_later() -> N
 
 
 @virtual_time
-async def test_a_broker_that_answers_late_is_waited_for() -> None:
+async def test_a_broker_that_slows_the_client_down_is_waited_for() -> None:
     log = Log(commit(8, last_read=15))
-    log.late_fetches = 4
+    log.throttled_fetches = 4
     assert (await log.find_start()).position == 8
     assert log.reasons() == []
 

@@ -193,6 +193,11 @@ async def test_a_leader_that_slows_this_process_down_is_waited_for() -> None:
     await _throttle(consumer, 1, 10.0)
     asyncio.get_running_loop().call_later(10.0, lambda: asyncio.ensure_future(_throttle(consumer, 1, 8.0)))
     assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys(EVERY, 9)
+    client = GroupClient(cast(Any, consumer))
+    assert client.is_throttled(P0)
+    assert not client.is_throttled(P2)
+    await asyncio.sleep(5)
+    assert not client.is_throttled(P0)
 
 
 @pytest.mark.parametrize(

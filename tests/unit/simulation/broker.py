@@ -387,6 +387,9 @@ class Member:
     def was_deleted(self, topic: str) -> bool:
         return False
 
+    def is_throttled(self, tp: TopicPartition) -> bool:
+        return False
+
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
         return (self.group.broker.sources[tp],)
 
