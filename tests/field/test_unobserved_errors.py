@@ -35,6 +35,7 @@ async def _unobserved() -> AsyncIterator[list[str]]:
         found.append(f"{context['message']}: {context.get('exception')!r} {culprit}")
 
     loop = asyncio.get_running_loop()
+    others = asyncio.all_tasks()  # kept until the end: what other tests have left would be reported as destroyed
     loop.set_exception_handler(note)
     before = _unseen()
     try:
@@ -44,6 +45,7 @@ async def _unobserved() -> AsyncIterator[list[str]]:
         found += [repr(future) for future in _unseen() if future not in before]
     finally:
         loop.set_exception_handler(None)
+        others.clear()
 
 
 def _unseen() -> list[asyncio.Future[Any]]:
