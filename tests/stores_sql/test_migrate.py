@@ -1,6 +1,7 @@
 """The schema up and down, with data in it."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,6 +85,34 @@ async def test_a_schema_of_a_newer_version_is_left_alone(url: Secret) -> None:
     await database.close()
     with pytest.raises(ConfigError, match="does not know"):
         await upgrade(url)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO alembic_version VALUES ('0004')",
+        "DELETE FROM alembic_version",
+        "UPDATE alembic_version SET version_num = ''",
+        "UPDATE alembic_version SET version_num = X'30303035'",
+        "UPDATE alembic_version SET version_num = '0000abc'",
+        "DROP TABLE alembic_version",
+    ],
+)
+async def test_a_revision_that_is_unclear_or_unknown_is_named_and_the_tables_are_left_alone(
+    url: Secret, statement: str
+) -> None:
+    database = Database(url)
+    async with database.write() as connection:
+        await connection.exec_driver_sql(statement)
+    problem = await schema_problem(database)
+    assert problem is not None
+    assert re.search("alembic_version must have one row|does not know", problem.message)
+    with pytest.raises(ConfigError, match=re.escape(problem.message)):
+        await upgrade(url)
+    with pytest.raises(ConfigError, match=re.escape(problem.message)):
+        await downgrade(url, "0004")
+    assert await schema_problem(database) == problem
+    await database.close()
 
 
 async def test_the_file_of_a_sqlite_database_is_for_its_owner_only(tmp_path: Path) -> None:

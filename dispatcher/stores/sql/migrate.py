@@ -14,17 +14,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, inspect, make_url, text
 
 from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.schema import metadata
+from dispatcher.stores.sql.schema import metadata, webhooks
 
 _LOCK: Final = 0x66656564  # any number, the same in every version
 _ONE_AT_A_TIME: Final = asyncio.Lock()
 """Serialises migrations: Alembic's context is global to the process."""
 _UNKNOWN = "the database has a schema that this version does not know: use the version that created it, or a newer one"
+_UNCLEAR = "the table alembic_version must have one row, the revision of the tables: correct it, or restore a backup"
 
 
 async def upgrade(url: Secret, revision: str = "head") -> str:
@@ -61,13 +62,14 @@ async def schema_problem(database: Database) -> Problem | None:
     Raises:
         StoreUnavailable: the database did not answer.
     """
-    async with database.read() as connection:
-        current = await connection.run_sync(_current)
+    try:
+        async with database.read() as connection:
+            current = await connection.run_sync(_current)
+    except ConfigError as error:
+        return error.problems[0]
     head = _scripts().get_current_head() or ""
     if current == head:
         return None
-    if current > head:  # revisions are numbers of four digits
-        return Problem(_UNKNOWN, "webhooks.url")
     have = f"revision {current}" if current else "no schema yet"
     return Problem(f"the database has {have}, {head} is needed: run `dispatcher webhooks migrate`", "webhooks.url")
 
@@ -88,6 +90,7 @@ def _run(connection: Connection, revision: str, is_up: bool) -> str:
     else:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    _current(connection)
     scripts = _scripts()
     step = scripts._upgrade_revs if is_up else scripts._downgrade_revs  # noqa: SLF001  (as alembic.command does)
     with EnvironmentContext(
@@ -99,7 +102,21 @@ def _run(connection: Connection, revision: str, is_up: bool) -> str:
 
 
 def _current(connection: Connection) -> str:
-    return MigrationContext.configure(connection).get_current_revision() or ""
+    """Returns the schema's revision; empty if there is no schema.
+
+    Raises:
+        ConfigError: it isn't a revision of this version, or the database doesn't name one. No migration can begin.
+    """
+    found: tuple[object, ...] = MigrationContext.configure(connection).get_current_heads()
+    if not found and not inspect(connection).has_table(webhooks.name):
+        return ""
+    match found:
+        case (str(revision),) if revision in {script.revision for script in _scripts().walk_revisions()}:
+            return revision
+        case (str(revision),) if revision:
+            raise ConfigError([Problem(_UNKNOWN, "webhooks.url")])
+    rows = ", ".join(map(repr, found)) or "none"
+    raise ConfigError([Problem(f"{_UNCLEAR} (it has {rows[:100]})", "webhooks.url")])
 
 
 def _scripts() -> ScriptDirectory:
