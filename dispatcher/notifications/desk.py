@@ -108,17 +108,17 @@ class NotificationDesk:
             StoreUnavailable: the database did not answer in time.
         """
         tenant = OPERATOR if config is None else config.tenant
-        now = self._clock()
-        if await self._store.count_since(tenant, "test", now - 60) >= TESTS_A_MINUTE:
-            raise TooSoon("a test was sent within the last minute: wait a moment")
-        messages = await self._tests(config, tenant, clean(by, 100), now)
+        messages = await self._tests(config, tenant, clean(by, 100), self._clock())
         if not messages:
             raise NotFound(
                 "no contact has confirmed its address" if config is not None else "the operator has no address"
             )
-        if await self._store.count_since(tenant, "test", now - 3600) >= TESTS_AN_HOUR * len(messages):
-            raise TooSoon("five tests were sent within the last hour: wait an hour")
-        await self._store.add(Changes({}, [], messages))
+        limits = {60.0: TESTS_A_MINUTE, 3600.0: TESTS_AN_HOUR * len(messages)}
+        match await self._store.add(Changes({}, [], messages), limits):
+            case 60.0:
+                raise TooSoon("a test was sent within the last minute: wait a moment")
+            case 3600.0:
+                raise TooSoon("five tests were sent within the last hour: wait an hour")
         return len(messages)
 
     async def _tests(self, config: WebhookConfig | None, tenant: TenantKey, by: str, now: float) -> list[Message]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -538,6 +539,12 @@ async def test_tests_are_limited_and_reach_the_operator(scene: Scene, mail: Mail
     scene.clock.now += 61
     with pytest.raises(TooSoon, match="hour"):
         await scene.desk.send_test(None, "admin")
+
+
+async def test_of_tests_that_are_ordered_at_once_one_is_sent(scene: Scene) -> None:
+    """By several clicks, or in several consoles."""
+    ends = await asyncio.gather(*(scene.desk.send_test(None, "admin") for _ in range(5)), return_exceptions=True)
+    assert Counter(map(type, ends)) == {int: 1, TooSoon: 4}
 
 
 async def test_names_can_not_break_out_of_headers_or_markup(scene: Scene, mail: MailServer) -> None:

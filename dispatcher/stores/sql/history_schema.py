@@ -261,6 +261,9 @@ JUDGE_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741557)")
 PLAN_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741558)")
 """Held by the worker that decides what is reported; the others wait."""
 
+ADD_LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741560)")
+"""Taken before messages that persons asked for are counted, so that two at once don't both find room for one."""
+
 WRITE_LOCK: Final = text("SELECT pg_advisory_xact_lock_shared(1751741559)")
 """Taken before a write looks up which persons are erased."""
 

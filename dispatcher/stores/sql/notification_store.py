@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from sqlalchemy import RowMapping, and_, func, select, text, true, update
@@ -19,7 +20,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.contacts import Contacts, ContactStatus, ContactTable, KnownContact
 from dispatcher.stores.sql.database import WRITE_WITHIN_S, Database
-from dispatcher.stores.sql.history_schema import PLAN_LOCK, messages, reported
+from dispatcher.stores.sql.history_schema import ADD_LOCK, PLAN_LOCK, messages, reported
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.slices import delete_in_slices
@@ -330,27 +331,33 @@ class NotificationStore:
             rows = await connection.execute(statement.limit(max(1, min(limit, MAX_PAGE))))
             return [_message(row, is_masked=True) for row in rows.mappings()]
 
-    async def count_since(self, tenant: TenantKey, kind: str, since: float) -> int:
-        """Counts the messages of a kind that were created since then.
+    async def add(self, changes: Changes, limits: Mapping[float, int] = MappingProxyType({})) -> float | None:
+        """Stores messages that a person asked for, all of one tenant and kind, unless a limit is reached.
 
-        Raises:
-            StoreUnavailable: the database did not answer in time.
-        """
-        statement = select(func.count()).where(
-            messages.c.org == tenant.org, messages.c.sandbox == tenant.sandbox, messages.c.kind == kind,
-            messages.c.created_at >= int(since * 1000),
-        )  # fmt: skip
-        async with self._database.read() as connection:
-            return int((await connection.execute(statement)).scalar_one())
+        Args:
+            limits: seconds, and the number of such messages within them from which on no more are stored.
 
-    async def add(self, changes: Changes) -> None:
-        """Stores messages that a person asked for.
+        Returns:
+            The seconds of the limit that is reached; None if the messages are stored.
 
         Raises:
             StoreUnavailable: nothing was written, or it is unknown whether it was.
         """
         async with self._writing() as connection:
+            if limits and self._database.is_postgresql:
+                await connection.execute(ADD_LOCK)
+            for within_s, most in limits.items():
+                if await self._count_like(connection, changes.messages[0], within_s) >= most:
+                    return within_s
             await self._write(connection, changes)
+        return None
+
+    async def _count_like(self, connection: AsyncConnection, message: Message, within_s: float) -> int:
+        statement = select(func.count()).where(
+            messages.c.org == message.tenant.org, messages.c.sandbox == message.tenant.sandbox,
+            messages.c.kind == message.kind, messages.c.created_at >= self._now_ms() - int(within_s * 1000),
+        )  # fmt: skip
+        return int((await connection.execute(statement)).scalar_one())
 
     async def expire(self) -> None:
         """Removes messages that were sent or given up long ago.
