@@ -11,6 +11,7 @@ from typing import Final
 from dispatcher.checks import webhook_check
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_revision import Webhook
+from dispatcher.console.actions import why_skipped
 from dispatcher.console.formatting import span
 from dispatcher.console.services import Services
 from dispatcher.console.sources.attempts import AttemptReader
@@ -21,6 +22,7 @@ from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
@@ -76,14 +78,18 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
         )
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
-        dead_events = DeadLetterReader(settings)
+        encryption = Encryption(settings.webhooks.encryption_keys)
+        webhooks = WebhookRepository(database, encryption, webhook_check(settings))
+
+        async def why_not(tenant: TenantKey) -> str:
+            return why_skipped(await webhooks.of_tenant(tenant, orgs=None))
+
+        dead_events = DeadLetterReader(settings, why_skipped=why_not)
         history, worker, notifications = await _open_history(settings, store, stack)
         audit = AuditLog(database)
         services = Services(
             settings=settings,
-            webhooks=WebhookRepository(
-                database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)
-            ),
+            webhooks=webhooks,
             audit=audit,
             tokens=ApiTokens(database),
             attempts=AttemptReader(settings),

@@ -16,7 +16,7 @@ from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, DeadRecord
 from dispatcher.console.resend_model import DeadCount, RedriveModel, SkippedCount
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
-from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob, WhySkipped
 from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -45,7 +45,11 @@ class DeadLetterReader:
     """
 
     def __init__(
-        self, settings: Settings, memory: DeadEventIndex | None = None, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        memory: DeadEventIndex | None = None,
+        clock: Callable[[], float] = time.time,
+        why_skipped: WhySkipped | None = None,
     ) -> None:
         self._settings = settings
         self._kafka = settings.kafka
@@ -57,7 +61,7 @@ class DeadLetterReader:
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="create it with `dispatcher topics --create`",
         )  # fmt: skip
-        self.jobs = RedriveJobs(settings.kafka, clock)
+        self.jobs = RedriveJobs(settings.kafka, clock, why_skipped)
         """Every job of the console: those of delivered events, too."""
         self.job = self.jobs.job
         self.list_jobs = self.jobs.jobs

@@ -17,7 +17,7 @@ import structlog
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.console.resend_model import RedriveModel, ResendQuery, ResumePoint
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import AlreadyRunning, Busy, DispatcherError, NotFound
+from dispatcher.errors import AlreadyRunning, Busy, DispatcherError, NotFound, StoreUnavailable, WouldBeSkipped
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.tasks import cancel_and_wait
@@ -29,6 +29,8 @@ ANSWER_S: Final = 25.0
 """Seconds for the broker's first answer to a job."""
 CHECK_S: Final = 5.0
 """Seconds in which the broker has to say what it has: a person waits for the page."""
+LOOK_EVERY_S: Final = 1.0
+"""Seconds between two looks at the webhook of a running job."""
 STOP_S: Final = 5.0
 """Seconds for the running batch when the console stops."""
 MOST_REDRIVES: Final = 4
@@ -78,13 +80,18 @@ class RunningJob:
 
 
 JobFunction = Callable[[RunningJob], Awaitable[None]]
+WhySkipped = Callable[[TenantKey], Awaitable[str]]
+"""Returns why events that are sent again would be skipped; empty if they would not be."""
 
 
 class RedriveJobs:
     """All redrive jobs of this console. Its owner runs `run` as a task."""
 
-    def __init__(self, kafka: KafkaSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, clock: Callable[[], float] = time.time, why_skipped: WhySkipped | None = None
+    ) -> None:
         self._kafka = kafka
+        self._why_skipped = why_skipped
         self._clock = clock
         self._jobs: OrderedDict[str, RedriveModel] = OrderedDict()
         self._running: dict[str, RunningJob] = {}
@@ -191,9 +198,10 @@ class RedriveJobs:
         try:
             async with self._permits:
                 if not running.stop.is_set():
+                    if why := await self._why_not(running):
+                        raise WouldBeSkipped(why)
                     self.update(job_id, state="running")
-                    with translating_kafka_errors(self._kafka):
-                        await work(running)
+                    await self._work_while_accepted(running, work)
             self._end(job_id, "stopped" if self._jobs[job_id].stopping else "done")
         except DispatcherError as error:
             running.error = error
@@ -209,6 +217,38 @@ class RedriveJobs:
             self._end(job_id, "failed", f"{type(error).__name__}, a bug of ours")
         finally:
             self._running.pop(job_id, None)
+
+    async def _work_while_accepted(self, running: RunningJob, work: JobFunction) -> None:
+        """Works until done or stopped.
+
+        Raises:
+            WouldBeSkipped: the webhook was switched off or deleted meanwhile. Dead events that were sent nevertheless
+                would be skipped, and would count as sent again.
+        """
+        watch = asyncio.create_task(self._stop_if_skipped(running), name="webhook of a redrive")
+        try:
+            with translating_kafka_errors(self._kafka):
+                await work(running)
+        finally:
+            await cancel_and_wait(watch)
+        if not watch.cancelled() and (why := watch.result()):
+            raise WouldBeSkipped(f"{why}. The rest was not sent")
+
+    async def _stop_if_skipped(self, running: RunningJob) -> str:
+        """Stops a job once its events would be skipped. Returns why they would be."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if why := await self._why_not(running):
+                running.stop.set()
+                return why
+
+    async def _why_not(self, running: RunningJob) -> str:
+        """Returns why the job's events would be skipped; empty if they would not be, or if that isn't known."""
+        try:
+            return "" if self._why_skipped is None else await self._why_skipped(self._jobs[running.id].tenant)
+        except StoreUnavailable as error:
+            log.warning("the webhook of a redrive can't be looked up", job=running.id, problem=str(error)[:300])
+            return ""
 
     def _end(self, job_id: str, state: Literal["done", "stopped", "failed"], problem: str = "") -> None:
         self.update(job_id, state=state, problem=problem, stopping=False, finished_at=self._clock())

@@ -2,14 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.secrets import Secret, SecretSource
+from dispatcher.config.settings import Settings
 from dispatcher.console.api_errors import ApiError, api_error_of
+from dispatcher.console.assembly import open_services
+from dispatcher.console.resend_model import RedriveModel
 from dispatcher.console.sources import redrive_jobs as module
 from dispatcher.console.sources.redrive_jobs import JobFunction, RedriveJobs, RunningJob
-from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound, StoreUnavailable, WouldBeSkipped
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.migrate import upgrade
 from tests.console.sources.conftest import running
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
 
@@ -83,3 +91,53 @@ async def test_a_bug_in_a_job_is_not_answered_as_trouble_that_passes(jobs: Redri
 
     with pytest.raises(ZeroDivisionError):
         await jobs.start(LUMA, "ada", 1, fail)
+
+
+async def end_of(jobs: RedriveJobs, job_id: str) -> RedriveModel:
+    async with asyncio.timeout(60):
+        while not (job := jobs.job(job_id, orgs=None)).is_over:
+            await asyncio.sleep(0.001)
+    return job
+
+
+async def test_a_job_ends_when_its_webhook_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead events would be skipped, and still count as sent again."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
+    why = {LUMA: "", OTHER: "there is no webhook for it"}
+    away = [StoreUnavailable("the database is away")]
+
+    async def why_skipped(tenant: TenantKey) -> str:
+        if why[tenant] and away:
+            raise away.pop()
+        return why[tenant]
+
+    jobs = RedriveJobs(KAFKA, why_skipped=why_skipped)
+    async with running(jobs.run()):
+        await asyncio.sleep(0)
+        job = await jobs.start(LUMA, "ada", 1, until_stopped)
+        why[LUMA] = "the webhook is switched off"
+        ended = await end_of(jobs, job.id)
+        assert (ended.state, ended.problem) == ("failed", "the webhook is switched off. The rest was not sent")
+        with pytest.raises(WouldBeSkipped, match="there is no webhook for it"):
+            await jobs.start(OTHER, "ada", 1, until_stopped)
+
+
+async def test_jobs_of_the_console_look_at_the_webhooks_that_it_edits(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'webhooks.db'}"
+    await upgrade(Secret(url.encode()))
+    settings = Settings.model_validate(
+        {
+            "apiVersion": "dispatcher/v1",
+            "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+            "webhooks": {"store": "sql", "url": {"env": "U"}},
+        },
+        context=SecretSource(tmp_path, environ={"U": url}).as_context(),
+    )
+    database = Database(Secret(url.encode()))
+    try:
+        async with open_services(settings, database) as opened, running(opened.services.dead_events.jobs.run()):
+            await asyncio.sleep(0)
+            with pytest.raises(WouldBeSkipped, match="no webhook"):
+                await opened.services.dead_events.jobs.start(LUMA, "ada", 1, until_stopped)
+    finally:
+        await database.close()
