@@ -6,7 +6,8 @@ in a thread. Compressed bodies are refused: they would grow past every limit.
 """
 
 import asyncio
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -15,8 +16,10 @@ from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 from pydantic import JsonValue
 
-from dispatcher.console.api_errors import ApiError
+from dispatcher.config.documents import key_of
+from dispatcher.console.api_errors import ApiError, refused_fields
 from dispatcher.console.services import PERSON
+from dispatcher.errors import Problem
 
 MAX_BODY: Final = 2 * 1024 * 1024
 """Bytes of a request: a draft of 1 MiB and its secrets."""
@@ -35,6 +38,12 @@ FORM_TYPE: Final = "application/x-www-form-urlencoded"
 INLINE: Final = 16 * 1024
 """Bytes that are parsed at once: it takes less time than going to a thread."""
 _FORM: Final = web.RequestKey("form", MultiDictProxy[str])
+
+_LONGEST_INTEGER: Final = 20
+"""Characters of an integer of 64 bits."""
+_WIDE: Final = object()
+"""Stands for an integer of more than 64 bits."""
+_TOO_WIDE: Final = "this number has more than 64 bits: put it in quotes if it is text"
 
 Form = MultiDictProxy[str]
 
@@ -98,7 +107,42 @@ def _json(body: bytes) -> JsonValue:
         raise ApiError(400, "not_json", f"The body isn't a JSON document: {at}.") from None
     if _has_more_values(data, MAX_VALUES):
         raise ApiError(413, "too_large", f"The document has more than {MAX_VALUES:,} values.")
+    if wide := wide_integers_in(body, data):
+        raise refused_fields(wide)
     return data
+
+
+def wide_integers_in(text: bytes | str, data: JsonValue) -> list[Problem]:
+    """Returns the integers of more than 64 bits in a JSON document, which would be rounded.
+
+    Args:
+        data: the document as orjson reads it, with numbers of floating point instead of them.
+    """
+    if not any(isinstance(value, float) and abs(value) >= 1 << 63 for _, value in _leaves(data)):
+        return []
+    try:
+        exact = json.loads(text, parse_int=_integer)
+    except RecursionError:  # no document of ours is that deep
+        return []
+    return [Problem(_TOO_WIDE, key_of(path)) for path, value in _leaves(exact) if value is _WIDE]
+
+
+def _integer(text: str) -> object:
+    is_short = len(text) <= _LONGEST_INTEGER
+    return number if is_short and -(1 << 63) <= (number := int(text)) < 1 << 64 else _WIDE
+
+
+def _leaves(data: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """Yields all values of a document but objects and lists, each with its path."""
+    todo: list[tuple[tuple[str | int, ...], object]] = [((), data)]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [((*path, key), one) for key, one in value.items()]
+        elif isinstance(value, list):
+            todo += [((*path, number), one) for number, one in enumerate(value)]
+        else:
+            yield path, value
 
 
 def _has_more_values(data: JsonValue, most: int) -> bool:

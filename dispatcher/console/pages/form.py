@@ -35,6 +35,7 @@ from dispatcher.console.pages.fields import (
     without_none,
 )
 from dispatcher.console.pages.sealing import SecretSealer
+from dispatcher.console.request_body import wide_integers_in
 from dispatcher.errors import Problem
 from dispatcher.stores.sql.documents import fingerprint_in, is_elsewhere, replace_secrets
 from dispatcher.stores.sql.header_values import LOST
@@ -311,6 +312,8 @@ class WebhookForm:
         if not isinstance(read, dict):
             self.add_error(key, f"must be a JSON object: write it as {example}")
             return {}
+        for problem in wide_integers_in(self.texts[key], read):
+            self.add_error(key, f"{problem.key}: {problem.message}")
         return read
 
     def _campaigns(self) -> JsonValue:

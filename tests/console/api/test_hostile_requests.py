@@ -75,6 +75,21 @@ async def test_a_document_of_another_kind_is_refused_in_few_words(console: Conso
     assert answer.status in (400, 413, 422)
 
 
+async def test_an_integer_that_would_be_rounded_is_named(console: Console) -> None:
+    claims = '{"a": [null, 18446744073709551615, 1e30, {"b": 18446744073709551616}], "c": -9223372036854775809}'
+    auth = {"type": "jwt", "sign": {"algorithm": "HS256", "key": {"value": "k" * 32}, "claims": "CLAIMS"}}
+    body = json.dumps(plain_draft(*LUMA, auth=auth)).replace('"CLAIMS"', claims).encode()
+    answer = await _posted(await console.client(), "/api/v1/webhooks", body, JSON)
+    assert answer.status == 422
+    pointers = {one["pointer"]: one["detail"] for one in answer.json["errors"]}
+    assert pointers.keys() == {"/auth/sign/claims/a/3/b", "/auth/sign/claims/c"}
+    assert all("more than 64 bits" in detail for detail in pointers.values())
+    body = body.replace(b"18446744073709551616", b"1").replace(b"-9223372036854775809", b"1")
+    assert (await _posted(await console.client(), "/api/v1/webhooks", body, JSON)).status == 201
+    deep = b'{"a": 1e30, "b": ' + b"[" * 1000 + b"9" * 300 + b"]" * 1000 + b"}"
+    assert (await _posted(await console.client(), "/api/v1/webhooks", deep, JSON)).status == 422
+
+
 STEPS = {
     "JSON is parsed": (request_body, "_json"),
     "the model is checked": (route, "_validated"),

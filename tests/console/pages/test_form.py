@@ -288,6 +288,10 @@ def test_a_sealed_value_is_valid_for_one_place_and_an_hour() -> None:
         ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": "{"}, {"auth.sign.claims"}),
         ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": "[1]"}, {"auth.sign.claims"}),
         ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": '{"iss": "x"}'}, {"auth.sign.claims"}),
+        (
+            {"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": '{"n": 36893488147419103232}'},
+            {"auth.sign.claims"},
+        ),
         ({"auth": "fetch"}, {"auth.fetch.token_url"}),
         ({"auth": "fetch", "auth.fetch.token_url": "https://t.example/"}, {"auth.fetch.client_id"}),
         ({"headers.0.name": "Host", "headers.0.value": "x"}, {"headers.0.name"}),
