@@ -62,7 +62,7 @@ from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.log_check import Bounds
+from dispatcher.kafka.membership import Bounds
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.telemetry import metrics

@@ -27,7 +27,8 @@ from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.first_start import FindEarlierStart, GonePositions
 from dispatcher.kafka.group_session import GroupSession
-from dispatcher.kafka.log_check import LogChecker, LogLoss, report_cut_off, report_kept
+from dispatcher.kafka.log_check import LogChecker
+from dispatcher.kafka.log_reports import LogLoss, report_cut_off, report_kept
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.open_transactions import note_open_transaction
 from dispatcher.kafka.partition import Partition, ReadAheadLimit

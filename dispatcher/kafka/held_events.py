@@ -30,7 +30,7 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_processing import HeldProcessor, IsHeld
 from dispatcher.kafka.held_start import HeldStart, bounds_of, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
-from dispatcher.kafka.log_check import report_cut_off, report_kept, report_removed
+from dispatcher.kafka.log_reports import report_cut_off, report_kept, report_removed
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, together_until

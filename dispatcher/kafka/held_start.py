@@ -17,7 +17,7 @@ from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, own_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_bounds import MOST_S
-from dispatcher.kafka.log_check import LogLoss, report_if_foreign, report_lost_log, report_removed
+from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 

@@ -12,24 +12,22 @@ A position that retention has passed is a gap: its unread records are gone, and 
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from enum import StrEnum
 from typing import Final, Protocol
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
-from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
 from dispatcher.kafka.first_start import GonePositions
 from dispatcher.kafka.log_bounds import MOST_S
+from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.partition import Partition, Probe
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within
-from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -37,19 +35,8 @@ STEP_S: Final = 20.0 + MOST_S
 SILENT_S: Final = 3.0
 """Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the demo's broker
 reports one that is too low, and a new leader may do so for a moment. The answer to a fetch has to say so, too."""
-REPORTED_S: Final = 3600.0
-"""Time for which readiness reports what happened to a log."""
 FIRST_REPEAT_S: Final = 0.5
 LONGEST_REPEAT_S: Final = 15.0
-
-
-class LogLoss(StrEnum):
-    """Why a position was discarded."""
-
-    TRUNCATED = "truncated"
-    """The log ends before it."""
-    REPLACED = "replaced"
-    """The log holds other records than those that were read."""
 
 
 class LogOwner(Protocol):
@@ -86,77 +73,6 @@ def next_probe(claim: CommittedPosition, bounds: Bounds, now: float) -> Probe | 
     if offset < bounds.start:
         return None
     return Probe(claim, offset, bounds.start, claim.end > bounds.end, now + SILENT_S)
-
-
-def report_lost_log(
-    problems: KafkaProblems, group_id: str, tp: TopicPartition, loss: LogLoss, position: int, start: int
-) -> None:
-    """Counts, logs and reports that a partition's log was lost: it is read again from offset `start`."""
-    metrics.LOG_RESETS.labels(tp.topic, loss.value).inc()
-    place = f"{tp.topic}/{tp.partition}"
-    log.error(
-        "the log of a partition is not the one that was read before: its positions are discarded, and it is read "
-        "from its start", group=group_id, partition=place, reason=loss.value, position=position, begins_at=start,
-    )  # fmt: skip
-    detail = f"the log of {place} was {loss.value}: read again from offset {start}"
-    problems.report(KafkaReason.TOPIC_REPLACED, detail, source=place, lasts_s=REPORTED_S)
-
-
-def report_removed(
-    problems: KafkaProblems, group_id: str, tp: TopicPartition, position: int, start: int, removed: int
-) -> None:
-    """Counts, logs and reports records that retention removed from a partition before they were read."""
-    metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(removed)
-    place = f"{tp.topic}/{tp.partition}"
-    log.error(
-        "records were removed from a partition before they were read: lost", group=group_id, partition=place,
-        records=removed, position=position, log_start=start,
-        cure="longer retention.ms of the topic, or more capacity; see the runbook DispatcherRecordsRemovedUnread",
-    )  # fmt: skip
-    detail = f"retention removed {removed} unread records of {place}, before offset {start}"
-    problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=REPORTED_S)
-
-
-def report_if_foreign(
-    problems: KafkaProblems,
-    group_id: str,
-    tp: TopicPartition,
-    before: CommittedPosition | None,
-    now: CommittedPosition | None,
-) -> None:
-    """Logs and reports a position that was moved forward by a client that isn't a dispatcher: it has no fingerprint.
-
-    `before`: the position that this process has committed or found last.
-    """
-    if before is None or now is None or before.fingerprint is None:
-        return
-    if now.fingerprint is not None or now.is_start or now.position <= before.position:
-        return
-    place = f"{tp.topic}/{tp.partition}"
-    log.error(
-        "a client that isn't a dispatcher has committed a position: the records before it are not delivered",
-        group=group_id, partition=place, position_before=before.position, position=now.position,
-    )  # fmt: skip
-    detail = f"a client that isn't a dispatcher has moved group {group_id} in {place} from {before.position} to "
-    detail += f"{now.position}: these records are not delivered"
-    problems.report(KafkaReason.GROUP_SHARED, detail, source=place, lasts_s=REPORTED_S)
-
-
-def report_kept(group_id: str, tp: TopicPartition, records: int) -> None:
-    """Logs that the records that were read of a log that is gone are still delivered."""
-    log.warning(
-        "the log of a partition is gone: what was read of it is still delivered", group=group_id,
-        partition=f"{tp.topic}/{tp.partition}", records=records,
-    )  # fmt: skip
-
-
-def report_cut_off(group_id: str, tp: TopicPartition, records: int) -> None:
-    """Counts and logs records of a log that is gone that the end of the process cuts off."""
-    metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(records)
-    log.error(
-        "stopped before all records of a log that is gone were delivered: lost", group=group_id,
-        partition=f"{tp.topic}/{tp.partition}", records=records,
-    )  # fmt: skip
 
 
 def _ends_at(client: GroupClient, tp: TopicPartition, offset: int) -> bool:

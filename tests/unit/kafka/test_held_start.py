@@ -15,7 +15,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata, start_metadata
 from dispatcher.kafka.held_start import ANSWER_S, Committed, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, SnapshotOffsets, UnfinishedRange
-from dispatcher.kafka.log_check import LogLoss
+from dispatcher.kafka.log_reports import LogLoss
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems

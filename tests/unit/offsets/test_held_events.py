@@ -27,7 +27,7 @@ from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_partition import ROOM
 from dispatcher.kafka.held_topic import HeldTopic, SnapshotOffsets, tenant_headers
-from dispatcher.kafka.log_check import LogLoss
+from dispatcher.kafka.log_reports import LogLoss
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 from tests.unit.simulation.broker import Broker, Member

@@ -16,15 +16,9 @@ from dispatcher.kafka.commit_metadata import (
     encode_metadata,
     start_metadata,
 )
-from dispatcher.kafka.log_check import (
-    Bounds,
-    LogLoss,
-    next_probe,
-    removed_unread,
-    report_if_foreign,
-    report_lost_log,
-    report_removed,
-)
+from dispatcher.kafka.log_check import next_probe, removed_unread
+from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
+from dispatcher.kafka.membership import Bounds
 from dispatcher.kafka.offset_tracker import OffsetTracker, encode_runs
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
