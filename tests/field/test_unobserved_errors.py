@@ -13,7 +13,6 @@ from aiokafka import TopicPartition
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.errors import NotWritten
 from dispatcher.kafka import connection
-from dispatcher.kafka import producer as module
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.producer import Producer
 from tests.field.lost_logs import create_anew
@@ -61,7 +60,8 @@ async def test_records_for_a_partition_that_is_gone_fail_with_their_writes_only(
     """The topic was recreated with fewer partitions. A record without a value has a batch of its own."""
     topic = f"fewer-{uuid4().hex[:8]}"
     await topics.create_topic(mortal.bootstrap_servers, topic, partitions=4)
-    monkeypatch.setattr(module, "WRITE_S", 10.0)
+    for module in ("producer", "producer_client"):
+        monkeypatch.setattr(f"dispatcher.kafka.{module}.WRITE_S", 10.0)
     settings = KafkaSettings(bootstrap_servers=mortal.bootstrap_servers)
     async with _unobserved() as unobserved, Producer(settings) as producer:
         for number in range(4):

@@ -97,8 +97,8 @@ async def test_other_topics_of_the_cluster_are_never_decoded(mortal: ApacheKafka
     async with open_topics(settings.kafka, ["needed"]) as reader:
         await _refreshed(reader._consumer._client)
     async with Producer(settings.kafka) as producer:
-        (connection,) = producer._connections.values()
-        await _refreshed(connection.client.client)
+        (client,) = producer._clients.values()
+        await _refreshed(client.client.client)
         await producer.write("needed", b"k", b"v", [], "sample")
     assert "needed" in answered
     assert "unrelated" not in answered

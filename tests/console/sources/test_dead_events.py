@@ -389,7 +389,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
 ) -> None:
     """Its events stay in the topic: the next redrive sends them."""
     arguments = connection_arguments(settings.kafka) | {"request_timeout_ms": 3_000}  # for which a topic is looked for
-    monkeypatch.setattr("dispatcher.kafka.producer.connection_arguments", lambda *_: arguments)
+    monkeypatch.setattr("dispatcher.kafka.producer_client.connection_arguments", lambda *_: arguments)
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])

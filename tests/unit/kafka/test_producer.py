@@ -1,4 +1,4 @@
-"""The producer over brokers that refuse: the client is a model of aiokafka's, with its gaps in the numbers of a batch."""
+"""The producer over brokers that refuse: the client is a model of aiokafka's, with its gaps in sequence numbers."""
 
 import asyncio
 import random
@@ -24,10 +24,11 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.errors import NotWritten, RecordTooLarge
-from dispatcher.kafka import producer as module
+from dispatcher.kafka import producer_client
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.kafka.producer import SUSPECT_S, WRITE_S, Producer
+from dispatcher.kafka.producer import SUSPECT_S, Producer
+from dispatcher.kafka.producer_client import WRITE_S
 from dispatcher.telemetry import metrics
 from tests.unit.examples import a_record
 from tests.unit.virtual_time import virtual_time
@@ -52,9 +53,9 @@ class Broker:
     """Partitions without a leader."""
 
     @property
-    def numbered(self) -> int:
+    def idempotent_producers(self) -> int:
         """How many idempotent producers were started."""
-        return sum(client.is_numbered for client in self.clients)
+        return sum(client.is_idempotent for client in self.clients)
 
     async def append(self, client: "Client", topic: str, values: Sequence[bytes | None], number: int) -> None:
         await asyncio.sleep(0.01)
@@ -62,7 +63,7 @@ class Broker:
             await asyncio.sleep(1)
         if self.away:
             raise KafkaConnectionError
-        if client.is_numbered and number != client.accepted[topic]:
+        if client.is_idempotent and number != client.accepted[topic]:
             raise OutOfOrderSequenceNumber
         if topic in self.untimely:
             raise InvalidTimestampError
@@ -79,7 +80,7 @@ class Client:
 
     def __init__(self, broker: Broker, *, enable_idempotence: bool) -> None:
         self.broker = broker
-        self.is_numbered = enable_idempotence
+        self.is_idempotent = enable_idempotence
         self.numbers: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self._lingering: dict[str, tuple[list[bytes | None], asyncio.Task[None]]] = {}
@@ -165,7 +166,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     def client(*, enable_idempotence: bool, **_: Any) -> Client:
         return Client(made, enable_idempotence=enable_idempotence)
 
-    monkeypatch.setattr(module, "AIOKafkaProducer", client)
+    monkeypatch.setattr(producer_client, "AIOKafkaProducer", client)
     return made
 
 
@@ -190,7 +191,7 @@ async def test_a_refused_record_costs_one_replacement_and_no_other_record(broker
         for _ in range(20):
             with pytest.raises(RecordTooLarge):
                 await write(producer, "t", b"x" * 2000)
-        assert broker.numbered == 2, "the second one never meets the refused size"
+        assert broker.idempotent_producers == 2, "the second one never meets the refused size"
     assert all(client.is_stopped for client in broker.clients)
 
 
@@ -212,7 +213,7 @@ async def test_a_topic_that_refuses_everything_costs_the_others_one_replacement_
             await write(producer, "other", b"o")
             await asyncio.sleep(1)
         assert len(broker.written["other"]) == 300
-        assert broker.numbered <= 2 + 300 / SUSPECT_S
+        assert broker.idempotent_producers <= 2 + 300 / SUSPECT_S
         broker.closed.clear()
         await write(producer, "t", b"y")
         assert broker.written["t"] == [b"y"]
@@ -300,7 +301,7 @@ async def test_a_record_beyond_every_limit_is_not_even_sent(broker: Broker) -> N
             await write(producer, "t", b"x" * 300_000)
         with pytest.raises(RecordTooLarge):
             await producer.write("t", b"k", b"v", [("h", b"x" * 300_000)], "dead")
-        assert broker.numbered == 1
+        assert broker.idempotent_producers == 1
         assert broker.written == {}
 
 
