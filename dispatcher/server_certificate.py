@@ -7,14 +7,12 @@ from typing import Final
 import structlog
 
 from dispatcher.config.ops_tls import OpsTls
-from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry import metrics
-from dispatcher.transport.tls import as_file, bundle_problems, refuse_passphrase
+from dispatcher.transport.tls import as_file, bundle_problems, file_problem, read_pem, refuse_passphrase
 
 CHECK_S: Final = 10.0
 """Seconds between two looks at the files."""
-MAX_PEM_BYTES: Final = 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +33,7 @@ class ServerCertificate:
             self.context = server_context(*self._content)
             """The context for new connections."""
         except (OSError, ValueError) as error:
-            raise ConfigError([Problem(_text_of(error), "ops.tls.certificate")]) from error
+            raise ConfigError([Problem(file_problem(error), "ops.tls.certificate")]) from error
         metrics.OPS_CERTIFICATE_OK.set(1)
 
     async def follow(self) -> None:
@@ -46,7 +44,7 @@ class ServerCertificate:
                 await asyncio.to_thread(self._refresh)
             except (OSError, ValueError) as error:
                 metrics.OPS_CERTIFICATE_OK.set(0)
-                text = _text_of(error)
+                text = file_problem(error)
                 if text != self._reported:
                     log.warning("the new certificate of ops.tls can't be used: the last good one stays", why=text)
                 self._reported = text
@@ -62,7 +60,7 @@ class ServerCertificate:
             log.info("the certificate of ops.tls was read again")
 
     def _read(self) -> tuple[bytes, bytes]:
-        return _content(self._tls, "certificate"), _content(self._tls, "key")
+        return read_pem(self._tls.certificate), read_pem(self._tls.key)
 
 
 def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
@@ -98,17 +96,3 @@ def certificate_problems(tls: OpsTls | None) -> list[Problem]:
     except ConfigError as error:
         found += error.problems
     return [*found, *bundle_problems(tls.ca, "ops.tls.ca")]
-
-
-def _content(tls: OpsTls, name: str) -> bytes:
-    path = tls.certificate if name == "certificate" else tls.key
-    content = read_regular_file(path, MAX_PEM_BYTES + 1)
-    if len(content) > MAX_PEM_BYTES:
-        raise ValueError(f"{path} has over 1 MiB: check that it is the right file")
-    return content
-
-
-def _text_of(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} can't be read ({error.strerror})"
-    return str(error)

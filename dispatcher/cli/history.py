@@ -1,7 +1,6 @@
 """`dispatcher history`: the worker that fills the history store, and the erasure of a person's entries."""
 
 import asyncio
-import getpass
 import re
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,7 +11,7 @@ import uvloop
 from pydantic import JsonValue
 
 from dispatcher.cli.interpreter import prepare_interpreter
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, settings_at, shell_user
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry.logs import configure_logging
@@ -108,11 +107,8 @@ async def _record(settings: Settings, hashes: Sequence[str], erased: int) -> Non
 
 
 def _operator() -> str:
-    """Returns who runs the command, as the system says."""
-    try:
-        return f"dispatcher history erase ({getpass.getuser()})"
-    except (KeyError, OSError):  # a container's user without a name
-        return "dispatcher history erase"
+    user = shell_user()
+    return f"dispatcher history erase ({user})" if user else "dispatcher history erase"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import getpass
 import inspect
 import os
 from pathlib import Path
@@ -18,6 +19,8 @@ ConfigPath = Annotated[
     typer.Option("--config", "-c", envvar="DISPATCHER_CONFIG", help="The settings file.", show_default=True),
 ]
 DEFAULT_CONFIG = Path("/etc/dispatcher/dispatcher.yaml")
+
+By = Annotated[str | None, typer.Option(help="Who the audit names; by default the user of this shell.")]
 
 _loaded: list[Path] = []
 """Files of settings that this command has read."""
@@ -46,6 +49,20 @@ def quiet_settings_at(path: Path) -> Settings:
     settings = settings_at(path)
     configure_logging(settings.log, is_quiet=True)
     return settings
+
+
+def actor(by: str | None) -> str:
+    """Returns the name for the audit log: `by` if it is given, else the user of this shell."""
+    user = shell_user()
+    return by or (f"{user} (command line)" if user else "command line")
+
+
+def shell_user() -> str | None:
+    """Returns the name of the user that runs the command; None if it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def counted(count: int, thing: str) -> str:

@@ -35,5 +35,5 @@ def _document(kind: Printed) -> dict[str, JsonValue]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command `schemas` to the program."""
+    """Adds the command `schema` to the program."""
     app.command()(schema)

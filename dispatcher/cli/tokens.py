@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at
-from dispatcher.cli.webhooks import By, who
+from dispatcher.cli.options import DEFAULT_CONFIG, By, ConfigPath, actor, counted, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration
 
@@ -47,7 +46,7 @@ def create(
         raise typer.BadParameter("--name: 1 to 200 visible characters")
     life = None if expires is None else _life(expires)
     orgs = None if all_orgs else frozenset(org or ())
-    token, text = asyncio.run(_created(quiet_settings_at(config), name, role, orgs, life, who(by)))
+    token, text = asyncio.run(_created(quiet_settings_at(config), name, role, orgs, life, actor(by)))
     until = "for ever" if token.expires_at is None else f"until {token.expires_at:%Y-%m-%d %H:%M} UTC"
     typer.echo(
         f"token {token.id} for {name}: {role.value} of {_orgs(orgs)}, good {until}; keep it, it is not shown again",
@@ -75,7 +74,7 @@ def revoke(
     by: By = None,
 ) -> None:
     """Revoke a token: at once for the API, within 30 s for people who signed in with it."""
-    asyncio.run(_revoked(quiet_settings_at(config), token_id, who(by)))
+    asyncio.run(_revoked(quiet_settings_at(config), token_id, actor(by)))
     typer.echo(f"token {token_id} is revoked")
 
 

@@ -4,7 +4,6 @@ Modules that need SQLAlchemy are imported only by the commands that use them, be
 """
 
 import asyncio
-import getpass
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.checks import webhook_check, webhook_rules
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, counted, quiet_settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, By, ConfigPath, actor, counted, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.errors import ConfigError, DispatcherError
@@ -20,8 +19,6 @@ from dispatcher.service import checked_webhooks
 from dispatcher.stores.webhook_files import read_directory
 
 webhooks = typer.Typer(help="The webhooks that are configured, and the database of them.", no_args_is_help=True)
-
-By = Annotated[str | None, typer.Option(help="Who the audit names; by default the user of this shell.")]
 
 
 @webhooks.command()
@@ -46,7 +43,7 @@ def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
     """Re-encrypt every stored secret with the first key."""
     from dispatcher.cli import webhook_database
 
-    rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), who(by)))
+    rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), actor(by)))
     typer.echo(f"{counted(rotation.renewed, 'secret')} re-encrypted with the first key")
     if rotation.problems:
         raise ConfigError(rotation.problems)
@@ -67,7 +64,7 @@ def import_webhooks(
     settings = quiet_settings_at(config)
     check = webhook_check(settings)
     configs = [webhook.config for path in paths for webhook in _read(path, settings)]
-    done = asyncio.run(webhook_database.imported(settings, configs, check, who(by), replace=replace, dry_run=dry_run))
+    done = asyncio.run(webhook_database.imported(settings, configs, check, actor(by), replace=replace, dry_run=dry_run))
     for what in ("created", "updated", "unchanged"):
         for tenant in getattr(done, what):
             typer.echo(f"{tenant}: {what}")
@@ -107,14 +104,6 @@ def _row(webhook: Webhook) -> tuple[str, ...]:
     config = webhook.config
     state = "disabled" if not config.enabled else "paused" if config.paused else "enabled"
     return (str(webhook.tenant), config.name, "+".join(config.channels), config.origin, state, webhook.source)
-
-
-def who(by: str | None) -> str:
-    """Returns the name for the audit log: the given one, else the user of this shell."""
-    try:
-        return by or f"{getpass.getuser()} (command line)"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "command line"
 
 
 def _read(path: Path, settings: Settings) -> Iterator[Webhook]:

@@ -18,9 +18,10 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.connection_errors import ExplainedError, Explanation, Peer, explain
-from dispatcher.kafka.credentials import Credentials, CurrentCredentials, reason_of
+from dispatcher.kafka.credentials import Credentials, CurrentCredentials
 from dispatcher.kafka.port_diagnosis import diagnose
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.transport.tls import file_problem
 
 CONNECT_S: Final = 10.0
 """For one connection: TCP, TLS and authentication."""
@@ -87,7 +88,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         try:
             return self._credentials.read()
         except (OSError, ValueError) as error:  # another kind of error would pass the handlers of Kafka's
-            raise ExplainedError(KafkaReason.CREDENTIALS_UNREADABLE, reason_of(error)) from error
+            raise ExplainedError(KafkaReason.CREDENTIALS_UNREADABLE, file_problem(error)) from error
 
     async def prepare(self, connection: BrokerConnection) -> CurrentCredentials:
         """Sets the current credentials on a connection before it is opened. Returns them.

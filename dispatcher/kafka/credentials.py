@@ -3,20 +3,15 @@
 import ssl
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dispatcher.config.kafka_security import KafkaSecurity
-from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import Problem, TokenUnavailable
-from dispatcher.transport.tls import bundle_problems, operator_context
+from dispatcher.transport.tls import bundle_problems, file_problem, operator_context, read_pem, refuse_passphrase
 
 if TYPE_CHECKING:
     from dispatcher.kafka.oauth import TokenSource
-
-MAX_PEM_BYTES: Final = 4 * 1024 * 1024
-"""Of a CA bundle, a certificate chain or a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class Credentials:
         except (OSError, ValueError) as error:
             if name not in self._last:
                 self._last[name] = value.reveal_text()
-            problems.append(f"kafka.security.{name}: {reason_of(error)}; the last good one is used")
+            problems.append(f"kafka.security.{name}: {file_problem(error)}; the last good one is used")
         return self._last[name]
 
 
@@ -119,12 +114,12 @@ class TlsFiles:
         except (OSError, ValueError) as error:
             if self._context is None:
                 raise
-            problems.append(f"{reason_of(error)}; the last good one is used")
+            problems.append(f"{file_problem(error)}; the last good one is used")
         return self._context
 
     def _read(self) -> tuple[bytes, ...]:
         paths = (self._security.ca, self._security.certificate, self._security.key)
-        return tuple(b"" if path is None else _content(path) for path in paths)
+        return tuple(b"" if path is None else read_pem(path) for path in paths)
 
 
 def make_context(security: KafkaSecurity) -> ssl.SSLContext:
@@ -145,7 +140,7 @@ def make_context(security: KafkaSecurity) -> ssl.SSLContext:
         ) from error
     if security.certificate is not None and security.key is not None:
         try:
-            context.load_cert_chain(str(security.certificate), str(security.key), _refuse_password)
+            context.load_cert_chain(str(security.certificate), str(security.key), refuse_passphrase)
         except (ssl.SSLError, ValueError) as error:
             why = getattr(error, "reason", None) or error
             raise UnusableSetting(
@@ -165,25 +160,7 @@ def security_problems(security: KafkaSecurity) -> list[Problem]:
         except UnusableSetting as error:
             found.append(error.problem)
         except OSError as error:
-            found.append(Problem(reason_of(error), "kafka.security"))
+            found.append(Problem(file_problem(error), "kafka.security"))
     if security.oauth is not None:
         found += bundle_problems(security.oauth.ca, "kafka.security.oauth.ca")
     return found
-
-
-def _refuse_password() -> str:
-    raise ValueError("the key is encrypted")
-
-
-def _content(path: Path) -> bytes:
-    content = read_regular_file(path, MAX_PEM_BYTES + 1)
-    if len(content) > MAX_PEM_BYTES:
-        raise ValueError(f"{path} has over 4 MiB: check that it is the right file")
-    return content
-
-
-def reason_of(error: OSError | ValueError) -> str:
-    """Returns why a file can't be used, with its name."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} can't be read ({error.strerror})"
-    return str(error)

@@ -1,6 +1,7 @@
 """Makes TLS contexts: version 1.2 or newer, certificate and host name always verified, no setting to disable it."""
 
 import contextlib
+import errno
 import os
 import ssl
 import stat
@@ -15,6 +16,8 @@ from dispatcher.transport.failures import describe, is_local
 from dispatcher.transport.tls_sessions import TlsContext, TLSSessions
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
+MAX_PEM_MIB = 4
+"""Of one file of the operator's own services: a CA bundle, a certificate chain or a key."""
 
 
 def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> TlsContext:
@@ -79,6 +82,29 @@ def bundle_problems(
     except OSError as error:
         return [Problem(f"{ca} can't be read ({error.strerror or error})", key)]
     return []
+
+
+def read_pem(path: Path) -> bytes:
+    """Returns the content of a PEM file of one of the operator's own services.
+
+    Raises:
+        OSError: it can't be read, or it is something other than a regular file. The error has the file's name.
+        ValueError: it is larger than 4 MiB.
+    """
+    try:
+        content = read_regular_file(path, MAX_PEM_MIB * 1024 * 1024 + 1)
+    except OSError as error:
+        raise OSError(error.errno or errno.EINVAL, error.strerror or str(error), str(path)) from error
+    if len(content) > MAX_PEM_MIB * 1024 * 1024:
+        raise ValueError(f"{path} has over {MAX_PEM_MIB} MiB: check that it is the right file")
+    return content
+
+
+def file_problem(error: OSError | ValueError) -> str:
+    """Returns why `read_pem`, or making a context of what it read, has failed. Names a file that can't be read."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} can't be read ({error.strerror})"
+    return str(error)
 
 
 def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
