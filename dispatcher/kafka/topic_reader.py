@@ -241,9 +241,17 @@ async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[
         described = await described_topics(admin, topics)
     missing = [topic for topic in topics if topic not in described]
     if missing:
-        raise NotFound(f"there is no topic {missing[0]}")
+        raise NotFound(f"there is no topic {missing[0]}: {_cure_of_missing(settings, missing[0])}")
     numbers = {topic: sorted(found["partition"] for found in described[topic]) for topic in topics}
     return [TopicPartition(topic, number) for topic in topics for number in numbers[topic]]
+
+
+def _cure_of_missing(settings: KafkaSettings, topic: str) -> str:
+    if topic == settings.topic:
+        return "create it, or correct kafka.topic"
+    if topic.startswith(f"{settings.prefix}."):
+        return "create it with `dispatcher topics --create`"
+    return "correct the name"
 
 
 @contextmanager

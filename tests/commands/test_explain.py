@@ -267,6 +267,22 @@ async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, o
     assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")
 
 
+@pytest.mark.parametrize(
+    ("topic", "cure"),
+    [
+        ("delivery-events", "create it, or correct kafka.topic"),
+        ("feedback-dispatcher.retry.30s", "create it with `dispatcher topics --create`"),
+        ("delivery-event", "correct the name"),
+    ],
+)
+async def test_a_topic_that_does_not_exist_is_named_with_the_cure(
+    kafka: Broker, tmp_path: Path, topic: str, cure: str
+) -> None:
+    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "delivery-events"})
+    ran = await called("explain", "-c", config, "--partition", "0", "--offset", "0", "--topic", topic)
+    assert (ran.status, ran.err) == (1, f"dispatcher: there is no topic {topic}: {cure}\n")
+
+
 async def test_past_attempts_are_shown_if_the_history_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be sent is never called delivered; what was delivered is, under a title of its own."""
     url = tmp_path / "history-url"

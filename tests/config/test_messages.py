@@ -38,6 +38,7 @@ ops: {port: http, host: 1, hots: x}
 metrics: {max_tenant_series: 1.5}
 console: {port: true}
 history: {answers: perhaps}
+egress: {proxy: {url: "http://proxy:3128", username: "a:b"}}
 """
     assert problems_of(text, Settings) == [
         "x.yaml:1: apiVersion: must be dispatcher/v1",
@@ -62,6 +63,7 @@ history: {answers: perhaps}
         "x.yaml:13: metrics.max_tenant_series: must be a whole number, not a number with a fraction",
         "x.yaml:14: console.port: must be a number, not true or false",
         "x.yaml:15: history.answers: must be true or false, not text",
+        "x.yaml:16: egress.proxy.username: must have no ':' and no control characters",
     ]
 
 

@@ -1,6 +1,7 @@
 """Converts pydantic's errors to problems that say what to change. Never quotes a value, which may be a secret."""
 
 import difflib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -33,6 +34,9 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+
+_WITHOUT_CONTROLS = re.compile(r"\^\[\^(.?)\\x00-\\x1f[^]]*\]")
+r"""Begins a pattern that excludes control characters, and perhaps one other: `^[^:\x00-\x1f\x7f]+$`."""
 
 
 class _Fault(NamedTuple):
@@ -107,9 +111,7 @@ def _fault(details: ErrorDetails, at: Located) -> _Fault:
         case "string_too_short" | "string_too_long" | "too_short" | "too_long":
             return _length(at.path, kind, context)
         case "string_pattern_mismatch":
-            pattern = str(context.get("pattern"))
-            is_about_control = pattern.startswith(r"^[^\x00-\x1f")
-            return _Fault(at.path, "must have no control characters" if is_about_control else f"must match {pattern}")
+            return _Fault(at.path, _pattern_requirement(str(context.get("pattern"))))
         case "finite_number":
             return _must_be(at.path, "a finite number")
     if kind in _BOUNDS:
@@ -119,6 +121,13 @@ def _fault(details: ErrorDetails, at: Located) -> _Fault:
     if wanted is not None:
         return _must_be(at.path, wanted, f", not {_kind(details['input'])}")
     return _Fault(at.path, details["msg"][:1].lower() + details["msg"][1:])
+
+
+def _pattern_requirement(pattern: str) -> str:
+    found = _WITHOUT_CONTROLS.match(pattern)
+    if found is None:
+        return f"must match {pattern}"
+    return f"must have no {found[1]!r} and no control characters" if found[1] else "must have no control characters"
 
 
 def _bound(value: object, field: FieldInfo | None) -> str:

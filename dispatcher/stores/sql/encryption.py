@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem
+from dispatcher.stores.sql.odd_values import text_of
 
 _KEY = "webhooks.encryption_keys"
 _HOW_TO = "create one with `dispatcher webhooks new-key`"
@@ -53,7 +54,7 @@ class Encryption:
         if self._fernet is None:
             return None
         try:
-            plain = self._fernet.decrypt(str(ciphertext).encode())  # a row that was edited by hand may hold bytes
+            plain = self._fernet.decrypt(text_of(ciphertext).encode())
         except InvalidToken:
             return None
         binding = _bound_to(webhook_id)
@@ -68,7 +69,7 @@ class Encryption:
             ConfigError: no key is configured.
         """
         try:
-            return self._configured().rotate(str(ciphertext).encode()).decode()
+            return self._configured().rotate(text_of(ciphertext).encode()).decode()
         except InvalidToken:
             return None
 
@@ -84,4 +85,4 @@ def new_key() -> str:
 
 
 def _bound_to(webhook_id: str) -> bytes:
-    return str(webhook_id).encode() + b"\n"
+    return text_of(webhook_id).encode() + b"\n"
