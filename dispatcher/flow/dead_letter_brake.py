@@ -24,19 +24,15 @@ class DeadLetterBrake:
         """True if no further record may die."""
         return self.most > 0 and self._tokens <= 0
 
-    def permit(self) -> bool:
+    def take_token(self) -> bool:
         """Returns whether one more record may die, and takes a token if so."""
         if self.engaged:
             return False
         self._tokens -= self.most > 0
         return True
 
-    def not_dead(self) -> None:
-        """Puts back the token of a record that could not be written to the dead letters and is processed again."""
-        self.record_success()
-
-    def record_success(self) -> None:
-        """Puts a token back, because a record ended without such a death."""
+    def put_back_token(self) -> None:
+        """Puts a token back: a record ended without such a death, or its dead letter could not be written."""
         if self._tokens < self.most:
             self._tokens += 1
 

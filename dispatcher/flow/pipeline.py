@@ -307,7 +307,7 @@ class Pipeline:
         self._finished[result].inc()
         if tenant is not None:
             self._tenants.count(tenant, result)
-        self._brakes[record.topic, record.partition].record_success()
+        self._brakes[record.topic, record.partition].put_back_token()
 
     def observe(self) -> None:
         """Sets the gauges, for a scrape."""

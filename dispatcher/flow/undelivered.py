@@ -186,7 +186,7 @@ class UndeliveredEvents:
         metrics.EVENTS_PARKED.labels(deferred.reason.value).inc()
         self._tenants.count(event.tenant, "parked")
         self._tenants.worst.parked(event.tenant, retry_state.first_seen, until)
-        self.brakes[record.topic, record.partition].record_success()
+        self.brakes[record.topic, record.partition].put_back_token()
         if self._history is not None:
             self._history.record_parked(
                 event, retry_state.origin, deferred.reason, retry_state.attempts, until, deferred.detail
@@ -219,16 +219,16 @@ class UndeliveredEvents:
         brake = self.brakes[record.topic, record.partition]
         ours = reason in (DeadReason.UNREADABLE, DeadReason.INTERNAL)
         undelivered.processing.start()
-        if ours and not brake.permit():
+        if ours and not brake.take_token():
             raise BrakeEngaged(f"{record.topic}/{record.partition}: most records would die: {detail}")
         try:
             await self._dead_letters.dead_letter(record, retry_state, reason, detail)
         except BaseException:
             if ours:
-                brake.not_dead()
+                brake.put_back_token()
             raise
         if not ours:
-            brake.record_success()
+            brake.put_back_token()
         self._note_dead(retry_state, undelivered.event, reason, detail)
         return Dead(reason)
 

@@ -18,7 +18,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease, Record, place_of
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
-from dispatcher.kafka.log_bounds import MOST_S
+from dispatcher.kafka.log_bounds import LONGEST_ANSWER_S
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within, unless_stopped
@@ -169,7 +169,7 @@ class GroupSession:
             if not tps:
                 continue
             try:
-                async with asyncio.timeout(MOST_S + 1):
+                async with asyncio.timeout(LONGEST_ANSWER_S + 1):
                     ends = await client.end_offsets(tps)
             except Exception as error:  # noqa: BLE001
                 if self.report(error) in SILENCE:

@@ -334,7 +334,7 @@ class HeldEvents:
             else:
                 key, first_seen = event
                 seen.add(key)
-                is_taken = state.claim(record.offset, key, first_seen, wall, now, has_room=self._processor.has_room)
+                is_taken = state.offer(record.offset, key, first_seen, wall, now, has_room=self._processor.has_room)
                 if is_taken is None:
                     break
                 if is_taken:

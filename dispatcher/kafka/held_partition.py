@@ -144,10 +144,12 @@ class HeldPartition:
 
     # Reading
 
-    def claim(
+    def offer(
         self, offset: int, key: TenantKey, first_seen: float, wall: float, now: float, *, has_room: bool = True
     ) -> bool | None:
-        """Registers a record that was read. Returns True to process its event now, None to offer it again later.
+        """Registers a record that was read. Returns True to process its event now, False to pass over it.
+
+        Returns None if the event is due but there is no room for it: offer the record again later, before any other.
 
         Args:
             first_seen, wall: Unix seconds, of the event and now.

@@ -62,7 +62,7 @@ class HeldProcessor:
         return not is_busy and self.bytes_in_flight < self._most_bytes
 
     def start(self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: Record) -> None:
-        """Starts a task for an event that was claimed."""
+        """Starts a task for an event that `HeldPartition.offer` has accepted."""
         size = size_of(record)
         self.in_flight += 1
         self.bytes_in_flight += size

@@ -16,7 +16,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, own_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
-from dispatcher.kafka.log_bounds import MOST_S
+from dispatcher.kafka.log_bounds import LONGEST_ANSWER_S
 from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
@@ -95,7 +95,7 @@ async def bounds_of(client: GroupClient, tp: TopicPartition) -> Bounds:
     Raises:
         KafkaError, TimeoutError: Kafka doesn't answer.
     """
-    async with asyncio.timeout(MOST_S):
+    async with asyncio.timeout(LONGEST_ANSWER_S):
         return (await client.bounds([tp]))[tp]
 
 
@@ -149,7 +149,7 @@ async def _record_at(client: GroupClient, tp: TopicPartition, offset: int, bound
         TimeoutError: the broker doesn't answer, though the log should have the record.
     """
     client.seek(tp, offset)
-    gives_up_at = asyncio.get_running_loop().time() + MOST_S
+    gives_up_at = asyncio.get_running_loop().time() + LONGEST_ANSWER_S
     try:
         records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
         while not records and client.is_throttled(tp) and asyncio.get_running_loop().time() < gives_up_at:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEADER_ANSWERS_S: Final = 2.5
 """Deadline for the partitions of one leader; as long again for each of them alone, if that fails. A leader that
 slows this process down by a quota has more time."""
-MOST_S: Final = 3 * LEADER_ANSWERS_S + 2 * throttling.MOST_S
+LONGEST_ANSWER_S: Final = 3 * LEADER_ANSWERS_S + 2 * throttling.LONGEST_THROTTLE_S
 """The longest that an answer takes."""
 
 Offsets = dict[TopicPartition, int]

@@ -21,7 +21,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
 from dispatcher.kafka.first_start import GonePositions
-from dispatcher.kafka.log_bounds import MOST_S
+from dispatcher.kafka.log_bounds import LONGEST_ANSWER_S
 from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
@@ -31,7 +31,7 @@ from dispatcher.tasks import Backoff, set_within
 
 log = structlog.get_logger(__name__)
 
-STEP_S: Final = 20.0 + MOST_S
+STEP_S: Final = 20.0 + LONGEST_ANSWER_S
 SILENT_S: Final = 3.0
 """Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the demo's broker
 reports one that is too low, and a new leader may do so for a moment. The answer to a fetch has to say so, too."""

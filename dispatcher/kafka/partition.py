@@ -31,7 +31,7 @@ LEAST_AHEAD = 1000
 """Lowest limit on unfinished records, unless `most_records` is lower."""
 MEASURED_S: Final = 0.25
 """Seconds over which the throughput is measured."""
-BATCH: Final = 100
+RESUME_AFTER: Final = 100
 """Number of records that end before reading goes on after a full limit: beginning several at once is faster."""
 REPEATED_SHARE: Final = 4
 """The repeated records of a partition take at most one such part of what the limits leave free."""
@@ -96,7 +96,7 @@ class ReadAheadLimit:
             self._set_limit()
             self._finished, self._since = 0, now
         if self.is_full:
-            room = min(BATCH, self.limit // 10)
+            room = min(RESUME_AFTER, self.limit // 10)
             self.is_full = self.records > self.limit - max(1, room) or self.bytes >= self.most_bytes
 
     def set_aside(self) -> None:

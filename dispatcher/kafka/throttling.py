@@ -15,7 +15,7 @@ from dispatcher.tasks import cancel_and_wait
 if TYPE_CHECKING:
     from aiokafka.client import AIOKafkaClient
 
-MOST_S: Final = 30.0
+LONGEST_THROTTLE_S: Final = 30.0
 """The longest time that a broker which slows this process down is waited for."""
 ANSWERS_AFTER_S: Final = 2.5
 """Time for the answers to the requests that waited."""
@@ -29,7 +29,7 @@ def noting_throttling(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awai
     @wraps(send)
     async def patched(client: Any, node_id: int, request: Any, **options: Any) -> Any:
         answer = await send(client, node_id, request, **options)
-        throttled_s = min((getattr(answer, "throttle_time_ms", 0) or 0) / 1000, MOST_S)
+        throttled_s = min((getattr(answer, "throttle_time_ms", 0) or 0) / 1000, LONGEST_THROTTLE_S)
         if throttled_s > 0:
             ends = client.__dict__.setdefault("_throttled_until", {})
             ends[node_id] = asyncio.get_running_loop().time() + throttled_s
@@ -51,7 +51,7 @@ async def answered(client: "AIOKafkaClient", node_id: int | None, asking: Awaita
         TimeoutError: it doesn't answer.
     """
     loop = asyncio.get_running_loop()
-    gives_up_at = loop.time() + within_s + MOST_S
+    gives_up_at = loop.time() + within_s + LONGEST_THROTTLE_S
     task = asyncio.ensure_future(asking)
     try:
         while True:

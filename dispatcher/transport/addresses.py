@@ -47,11 +47,11 @@ _METADATA = frozenset(
 
 
 def _four(*rows: tuple[str, AddressKind]) -> tuple[tuple[IPv4Network, AddressKind], ...]:
-    return tuple((IPv4Network(block), place) for block, place in rows)
+    return tuple((IPv4Network(block), kind) for block, kind in rows)
 
 
 def _six(*rows: tuple[str, AddressKind]) -> tuple[tuple[IPv6Network, AddressKind], ...]:
-    return tuple((IPv6Network(block), place) for block, place in rows)
+    return tuple((IPv6Network(block), kind) for block, kind in rows)
 
 
 _FOUR = _four(  # IANA IPv4 Special-Purpose Address Registry (RFC 6890)
@@ -119,16 +119,16 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def place_of(address: Address) -> AddressKind:
+def kind_of(address: Address) -> AddressKind:
     """Returns the kind of an address. An IPv6 address that carries an IPv4 address is never better than that one."""
     if address in _METADATA:
         return AddressKind.METADATA
     if isinstance(address, IPv4Address):
-        return next((place for block, place in _FOUR if address in block), AddressKind.PUBLIC)
+        return next((kind for block, kind in _FOUR if address in block), AddressKind.PUBLIC)
     inner = _inner(address)
     if inner is not None:
-        place = place_of(inner)
-        if place is not AddressKind.PUBLIC or address.ipv4_mapped is not None or address in _NAT64:
-            return place
-    found = next((place for block, place in _SIX if address in block), None)
+        kind = kind_of(inner)
+        if kind is not AddressKind.PUBLIC or address.ipv4_mapped is not None or address in _NAT64:
+            return kind
+    found = next((kind for block, kind in _SIX if address in block), None)
     return found or (AddressKind.PUBLIC if address in _UNICAST else AddressKind.RESERVED)

@@ -19,7 +19,7 @@ from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.settings import EgressSettings, ProxySettings
 from dispatcher.config.web_addresses import cidr_block
 from dispatcher.errors import Problem
-from dispatcher.transport.addresses import INTERNAL, Address, AddressKind, Network, carried, place_of
+from dispatcher.transport.addresses import INTERNAL, Address, AddressKind, Network, carried, kind_of
 from dispatcher.transport.tls import bundle_problems, endpoint_context
 
 DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
@@ -198,12 +198,12 @@ class EgressGuard:
             return f"{named} on the operator's deny-list: use another host"
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
             return f"{named} for one network interface only (it has a zone): use a public address"
-        place = place_of(address)
-        if place is AddressKind.PUBLIC or self._allow.has_exactly(address):
+        kind = kind_of(address)
+        if kind is AddressKind.PUBLIC or self._allow.has_exactly(address):
             return None
-        if place in INTERNAL and self._allow.has_name(host):
+        if kind in INTERNAL and self._allow.has_name(host):
             return None
-        return f"{named} not public ({place.value}): use a host with public addresses only, or allow it in egress.allow"
+        return f"{named} not public ({kind.value}): use a host with public addresses only, or allow it in egress.allow"
 
     def _port_problem(self, port: int) -> str | None:
         if self._ports:

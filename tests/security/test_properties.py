@@ -30,7 +30,7 @@ from dispatcher.delivery.pending_delivery import PendingDelivery, request_header
 from dispatcher.delivery.permits import Priority
 from dispatcher.errors import ConfigError
 from dispatcher.transport import Endpoint
-from dispatcher.transport.addresses import AddressKind, place_of
+from dispatcher.transport.addresses import AddressKind, kind_of
 from dispatcher.transport.egress import EgressGuard, literal
 from dispatcher.transport.request_head import HeaderBlock
 from tests.auth.keys import NOW, WHSEC
@@ -146,7 +146,7 @@ def assert_harmless(config: WebhookConfig) -> None:
         assert endpoint.scheme == "https"
         assert GUARD.problem_of_target(endpoint.scheme, endpoint.host, endpoint.port) is None
         address = literal(endpoint.host)
-        assert address is None or place_of(address) is AddressKind.PUBLIC
+        assert address is None or kind_of(address) is AddressKind.PUBLIC
         # No resolver may read a name as a number: inet_aton takes 127.1, 0x7f.1 and 2130706433.
         assert address is not None or not re.fullmatch(r"(0x[0-9a-f]*|\d+)", endpoint.host.rpartition(".")[2])
         assert endpoint.port in (443, 8443) or endpoint.port >= 1024

@@ -29,7 +29,7 @@ from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers
 from dispatcher.transport import open_transport
-from dispatcher.transport.addresses import AddressKind, place_of
+from dispatcher.transport.addresses import AddressKind, kind_of
 from dispatcher.transport.egress import literal
 from dispatcher.transport.endpoint import Endpoint
 from dispatcher.transport.request import Request, Transport
@@ -227,7 +227,7 @@ def _shown_address(text: str, host: str) -> str:
     address = literal(text)
     is_known = literal(host) is not None or host == "localhost"
     return (
-        text if is_known or address is None or place_of(address) is AddressKind.PUBLIC else "in the operator's network"
+        text if is_known or address is None or kind_of(address) is AddressKind.PUBLIC else "in the operator's network"
     )
 
 

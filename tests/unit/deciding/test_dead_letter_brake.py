@@ -9,42 +9,42 @@ from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 def test_it_engages_after_as_many_deaths_as_it_permits() -> None:
     brake = DeadLetterBrake(3)
 
-    assert [brake.permit() for _ in range(5)] == [True, True, True, False, False]
+    assert [brake.take_token() for _ in range(5)] == [True, True, True, False, False]
     assert brake.engaged
 
 
 def test_a_record_that_ends_otherwise_makes_room_for_one_death() -> None:
     brake = DeadLetterBrake(1)
-    assert brake.permit()
+    assert brake.take_token()
     assert brake.engaged
-    brake.record_success()
+    brake.put_back_token()
 
     assert not brake.engaged
-    assert brake.permit()
-    assert not brake.permit()
+    assert brake.take_token()
+    assert not brake.take_token()
 
 
 def test_good_records_never_save_up_more_than_a_full_bucket() -> None:
     brake = DeadLetterBrake(2)
     for _ in range(100):
-        brake.record_success()
+        brake.put_back_token()
 
-    assert [brake.permit() for _ in range(3)] == [True, True, False]
+    assert [brake.take_token() for _ in range(3)] == [True, True, False]
 
 
 def test_an_operator_can_release_the_brake() -> None:
     brake = DeadLetterBrake(2)
-    brake.permit(), brake.permit()
+    brake.take_token(), brake.take_token()
     assert brake.engaged
     brake.release()
 
-    assert [brake.permit() for _ in range(3)] == [True, True, False]
+    assert [brake.take_token() for _ in range(3)] == [True, True, False]
 
 
 def test_zero_means_no_brake() -> None:
     brake = DeadLetterBrake(0)
 
-    assert all(brake.permit() for _ in range(1000))
+    assert all(brake.take_token() for _ in range(1000))
     assert not brake.engaged
 
 
@@ -54,7 +54,7 @@ def test_while_deaths_are_at_most_half_it_never_engages(pairs: list[bool], most:
     brake = DeadLetterBrake(most)
     for death_first in pairs:
         if death_first:
-            assert brake.permit()
-        brake.record_success()
+            assert brake.take_token()
+        brake.put_back_token()
         if not death_first:
-            assert brake.permit()
+            assert brake.take_token()

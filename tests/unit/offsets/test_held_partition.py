@@ -35,11 +35,11 @@ class Topic:
         at = self.partition.cursor if place is None else place
         for offset in range(at, min(at + count, len(self.tenants))):
             key = self.tenants[offset]
-            claimed = self.partition.claim(offset, key, 0.0, self.now, self.now)
-            if claimed is None:
+            accepted = self.partition.offer(offset, key, 0.0, self.now, self.now)
+            if accepted is None:
                 return False
             self.read += 1
-            if claimed:
+            if accepted:
                 self.under_way.append((key, offset))
                 self.begun.append(offset)
         return at < len(self.tenants)
@@ -206,9 +206,9 @@ def test_an_unfinished_event_that_retention_removed_holds_no_position() -> None:
     again = HeldPartition(0, snapshot.tenants, MAX_AGE_S)
     again.set_released(A, is_released=True)
     for offset in (1, 2, 4):
-        assert again.claim(offset, A, 0.0, 0.0, 0.0) is False, "it is finished"
+        assert again.offer(offset, A, 0.0, 0.0, 0.0) is False, "it is finished"
     again.set_released(A, is_released=True)
-    assert again.claim(5, A, 0.0, 0.0, 0.0)
+    assert again.offer(5, A, 0.0, 0.0, 0.0)
     again.finish(A, 5)
     assert again.to_commit()[0] == 6
 
