@@ -56,8 +56,8 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """Callbacks of the service that the endpoint calls."""
+class OpsCallbacks:
+    """The parts and functions of a process that its ops port shows and calls."""
 
     alive: Callable[[], Sequence[HealthCheck]]
     ready: Callable[[], Sequence[HealthCheck]]
@@ -125,9 +125,9 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
 class HealthServer:
     """The HTTP server of the ops port. Entering the context starts it."""
 
-    def __init__(self, settings: OpsSettings, watched: Watched) -> None:
+    def __init__(self, settings: OpsSettings, callbacks: OpsCallbacks) -> None:
         self._settings = settings
-        self._watched = watched
+        self._callbacks = callbacks
         self._listener: Listener | None = None
         self._rendered: dict[bool, tuple[float, bytes]] = {}
         self._token = None if settings.token is None else RotatingSecret(settings.token, "ops.token")
@@ -189,17 +189,17 @@ class HealthServer:
         return web.json_response({"name": "feedback-dispatcher", "version": __version__, "paths": paths})
 
     async def _livez(self, _request: web.Request) -> web.Response:
-        return probe_response(self._watched.alive())
+        return probe_response(self._callbacks.alive())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return probe_response(self._watched.ready())
+        return probe_response(self._callbacks.ready())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         # Only OpenMetrics has exemplars; Prometheus requests it, curl doesn't.
         exemplars = "application/openmetrics-text" in request.headers.get("Accept", "")
         rendered_at, text = self._rendered.get(exemplars, (0.0, b""))
         if not text or time.monotonic() - rendered_at > _METRICS_FRESH_S:
-            self._watched.observe()
+            self._callbacks.observe()
             render = openmetrics.generate_latest if exemplars else generate_latest
             text = await asyncio.to_thread(render, REGISTRY)  # off the loop: rendering takes milliseconds
             self._rendered[exemplars] = (time.monotonic(), text)
@@ -207,38 +207,38 @@ class HealthServer:
         return web.Response(body=text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _configz(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._watched.configuration)
+        return web.json_response(self._callbacks.configuration)
 
     async def _lanes(self, request: web.Request) -> web.Response:
-        now = self._watched.lanes.now()
+        now = self._callbacks.lanes.now()
         wanted = request.query.get("state")
         if wanted is not None and wanted not in LANE_STATES:
             raise web.HTTPBadRequest(text=f"no such state; there are {', '.join(LANE_STATES)}\n")
-        lanes = [lane for lane in self._watched.lanes if wanted is None or wanted in _states_of(lane)]
+        lanes = [lane for lane in self._callbacks.lanes if wanted is None or wanted in _states_of(lane)]
         lanes.sort(key=_place_in_list)
         described = [describe_lane(lane, now) for lane in lanes[:MAX_LANES]]  # thousands would hold up the event loop
         return web.json_response({"total": len(lanes), "lanes": described})
 
     def _found(self, request: web.Request) -> Lane:
         tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])
-        lane = self._watched.lanes.get(tenant)
+        lane = self._callbacks.lanes.get(tenant)
         if lane is None:
             raise web.HTTPNotFound(text="no lane: this process has lately sent nothing for that tenant\n")
         return lane
 
     async def _lane(self, request: web.Request) -> web.Response:
-        return web.json_response(describe_lane(self._found(request), self._watched.lanes.now()))
+        return web.json_response(describe_lane(self._found(request), self._callbacks.lanes.now()))
 
     async def _enable(self, request: web.Request) -> web.Response:
         _refuse_strangers(request)
         lane = self._found(request)
         lane.enable()
         log.warning("tenant enabled by hand", tenant=str(lane.tenant))
-        return web.json_response(describe_lane(lane, self._watched.lanes.now()))
+        return web.json_response(describe_lane(lane, self._callbacks.lanes.now()))
 
     async def _release(self, request: web.Request) -> web.Response:
         _refuse_strangers(request)
-        on_cancelled = self._watched.release_brakes()
+        on_cancelled = self._callbacks.release_brakes()
         log.warning("dead-letter brakes released by hand", partitions=on_cancelled)
         return web.json_response({"released": on_cancelled})
 

@@ -214,7 +214,7 @@ class Service:
             cache = WebhookCache(source, settings.webhooks)
             edits = WebhookEdits(source, cache, self._lanes, status)
             source.on_change(edits.apply)
-            await parts.enter_async_context(HealthServer(settings.ops, status.watched(settings)))
+            await parts.enter_async_context(HealthServer(settings.ops, status.ops_callbacks(settings)))
             transport = await parts.enter_async_context(open_transport(settings.delivery, settings.egress))
             probe = await parts.enter_async_context(kafka_probe(settings, self._kafka_problems))
             tracing = await self._tracing(parts)

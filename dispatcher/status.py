@@ -12,7 +12,7 @@ from dispatcher.delivery.lane_metrics import observe_lanes
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.errors import Problem
 from dispatcher.flow.pipeline import Pipeline
-from dispatcher.health import STUCK_S, HealthCheck, LoopLag, Watched
+from dispatcher.health import STUCK_S, HealthCheck, LoopLag, OpsCallbacks
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
@@ -85,9 +85,9 @@ class ServiceStatus:
         """The sessions of all consumers; none before a broker has answered."""
         return [] if self.flow is None else self.flow.sessions
 
-    def watched(self, settings: Settings) -> Watched:
+    def ops_callbacks(self, settings: Settings) -> OpsCallbacks:
         """Returns the callbacks of the ops port."""
-        return Watched(
+        return OpsCallbacks(
             alive=self._alive,
             ready=self._ready,
             observe=self._observe,

@@ -70,10 +70,10 @@ class SigningKey:
 
     algorithm: SigningAlgorithm
     kid: str | None
-    """As configured, else the thumbprint of a key that has a public half."""
+    """The configured key id, else the thumbprint of a key that has a public half."""
     description: KeyDescription
     public_jwk: PublicJwk | None
-    """For the JWKS document, with `kid`, `alg` and `use`; None for an HMAC secret."""
+    """The key in the JWKS document, with `kid`, `alg` and `use`; None for an HMAC secret."""
     _signer: Algorithm = field(repr=False)
     _key: PrivateKey | bytes = field(repr=False)
 

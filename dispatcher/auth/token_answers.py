@@ -57,7 +57,7 @@ class TokenAnswer:
     status: int | None
     """None if no answer came."""
     body: bytes = field(default=b"", repr=False)
-    """Of the answer, as much as was read; over 64 KiB it is refused."""
+    """As much of the answer's body as was read; over 64 KiB it is refused."""
     detail: str = ""
     """The failure, if no answer came; safe to show, without secrets."""
     elapsed_s: float = 0.0

@@ -50,7 +50,7 @@ def explain_event(
 ) -> None:
     """Show how an event is read, which webhook it belongs to, and what would be sent. Sends nothing; masks secrets.
 
-    If the history store knows the event, what did happen to it is shown, too.
+    If the history store knows the event, its history is shown, too.
 
     Exit status 1 if the event can't be read.
     """

@@ -16,7 +16,7 @@ from dispatcher.kafka.topics import create_topics, planned_topics
 
 PARTITIONS_SHOWN = 12
 COMPARE_S = 10.0
-"""For the comparison with what is there: the commands are printed without it, too."""
+"""Time for the comparison with the topics that exist: the commands are printed without it, too."""
 
 
 def topics(

@@ -76,7 +76,7 @@ CONFIGURATION_REASONS: Final = frozenset(
         ParkReason.SUSPENDED, ParkReason.TENANT_DISABLED, ParkReason.UNUSABLE, ParkReason.UNDECIDED, ParkReason.PAUSED,
     }
 )  # fmt: skip
-"""Those that only an operator or a change of configuration ends."""
+"""Reasons that only an operator or a change of configuration ends."""
 
 
 class DeadReason(StrEnum):
@@ -149,7 +149,7 @@ class Phases:
     request_s: float | None = None
     """To encrypt the request and hand it to the operating system."""
     first_byte_s: float | None = None
-    """From the request's last byte written to the first byte of the answer."""
+    """Seconds from the request's last byte written to the first byte of the answer."""
     body_s: float | None = None
     address: str | None = None
     tls_version: str | None = None
@@ -182,7 +182,7 @@ class Attempt:
     """First 2,048 bytes of the answer, only if the request asked to keep them."""
     phases: Phases = NO_PHASES
     trace_id: str | None = None
-    """Of the sampled span that describes it, if there is one."""
+    """Trace of the sampled span that describes it, if there is one."""
     www_authenticate: str | None = None
     """Response header, as it came: may echo the token."""
 

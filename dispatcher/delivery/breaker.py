@@ -21,9 +21,9 @@ class BreakerPolicy:
     min_attempts: int = 10
     failing_share: float = 0.7
     connect_failures: int = 5
-    """In a row: an endpoint that can't be reached need not fail ten times."""
+    """Connect failures in a row that open it: an endpoint that can't be reached need not fail ten times."""
     open_s: float = 30.0
-    """First time open; doubled each time that a probe fails."""
+    """Seconds that it stays open at first; doubled each time that a probe fails, up to `max_open_s`."""
     max_open_s: float = 900.0
     successes_to_close: int = 2
 
@@ -45,7 +45,7 @@ class Breaker:
     _attempts: int = 0
     _failures: int = 0
     _newest_ends: float = float("-inf")
-    """Until then attempts count in the newest bucket."""
+    """Time until which attempts count in the newest bucket."""
     _connect_failures: int = 0
     _probing: bool = False
     _probe_successes: int = 0

@@ -20,7 +20,7 @@ _FIT_FOR_A_HEADER: Final = re.compile(r"[\x21-\x7e]{1,256}")
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
 )
-"""Of a version after 00 the fields of 00 are known, and more may follow."""
+"""A version after 00 begins with the fields of version 00, and more may follow."""
 
 
 @slots_dataclass

@@ -36,7 +36,7 @@ class Line:
     """One line of an explanation, such as `tenant: luma@AdobeOrg/prod`."""
 
     section: str
-    """read, webhook, request, verdict or lane"""
+    """Heading above the line: read, webhook, rules, request, verdict, lane or history."""
     name: str
     text: str
 

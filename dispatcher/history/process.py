@@ -10,7 +10,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
+from dispatcher.health import HealthCheck, HealthServer, LoopLag, OpsCallbacks
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
@@ -52,7 +52,7 @@ class HistoryProcess:
             )
             store, judge = HistoryStore(database, self._settings.history), StateJudge(states, self._webhooks.all)
             worker = HistoryWorker(self._settings, store, judge, notifier)
-            await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
+            await stack.enter_async_context(HealthServer(self._settings.ops, self._ops_callbacks(worker)))
             stack.enter_context(stop_on_signals(self._stop, self._stop.set))
             tasks = [
                 asyncio.create_task(worker.run(), name="history worker"),
@@ -69,12 +69,12 @@ class HistoryProcess:
         log.info("stopped", status=0)
         return 0
 
-    def _watched(self, worker: HistoryWorker) -> Watched:
+    def _ops_callbacks(self, worker: HistoryWorker) -> OpsCallbacks:
         def ready() -> Sequence[HealthCheck]:
             draining = self._stop.is_set()
             return [HealthCheck("running", not draining, "draining" if draining else ""), *worker.checks]
 
-        return Watched(
+        return OpsCallbacks(
             alive=lambda: [HealthCheck("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")],
             ready=ready,
             observe=lambda: None,

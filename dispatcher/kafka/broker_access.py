@@ -24,11 +24,11 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.transport.tls import file_problem
 
 CONNECT_S: Final = 10.0
-"""For one connection: TCP, TLS and authentication."""
+"""Time for one connection: TCP, TLS and authentication."""
 REFUSED_PAUSE_S: Final = 5.0
 """Pause before unchanged credentials that were refused are tried again: repeated failures lock accounts."""
 MOST_FAILURES: Final = 1000
-"""More addresses are not remembered: brokers are few."""
+"""Addresses whose failures are remembered: brokers are few."""
 _LASTS_S: Final = 90.0
 """Time without a new attempt after which a broker's problem is forgotten: the broker may be gone."""
 
@@ -60,7 +60,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         self._credentials = Credentials(settings.security)
         self._refused: dict[str, _Refused] = {}
         self.last_error: BaseException | None = None
-        """Of the newest connection; None if it succeeded."""
+        """Why the newest connection failed; None if it succeeded."""
         self.failures: dict[str, Explanation] = {}
         """Why the newest connection to each address failed, if it did."""
 

@@ -1,8 +1,8 @@
 """Commits finished records soon, in one request at a time, with as much metadata as the broker accepts.
 
-A kill repeats what was in flight and what was finished since the last commit. The second is kept below the first, or
-below a tenth of a second's work: a commit follows `commit_interval` after the first record that it is for, but waits,
-up to a second, for half as many records as there are POSTs in flight.
+If the process is killed, the events in flight and those that were finished since the last commit are sent again. The
+commits keep the second number below the first, or below a tenth of a second's work: a commit follows `commit_interval`
+after the first record that it is for, but waits, up to a second, for half as many records as there are POSTs in flight.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ COMMIT_S: Final = 10.0
 """Deadline of one commit: aiokafka would repeat it for ever."""
 LONGEST_WAIT_S: Final = 1.0
 SHORTEST_WAIT: Final = 5
-"""Between a record and its commit is at least this fraction of `commit_interval`: other records finish with it."""
+"""A commit waits at least this part (1/n) of `commit_interval`, so that other records finish with it."""
 FAILURE_LASTS_S: Final = 60.0
 """A failed commit stays a problem this long, unless a later commit succeeds."""
 

@@ -24,7 +24,7 @@ UNSUPPORTED_REQUEST: Final = (NotImplementedError, kafka_errors.IncompatibleBrok
 _MAX_CHAIN: Final = 10
 _TLS_ALERT: Final = 0x15
 _MAX_ANSWER: Final = 200 * 1024 * 1024
-"""A larger number isn't a size but text."""
+"""Bytes of the largest answer: a larger number isn't a size but text of another protocol."""
 _HTTP: Final = int.from_bytes(b"HTTP", "big")
 _UNTIMELY: Final = (
     "refused the time of a record: this machine's clock or the brokers' is wrong, or the topic's limits are too narrow "

@@ -72,6 +72,9 @@ class Consumer:
         """Prepares a consumer without connecting; `run` joins the group.
 
         Args:
+            process: brings a record to its outcome.
+            read_ahead: counts the unfinished records of the process, and limits them.
+            drain_timeout_s: time for requests under way after `stop`.
             due_in_s: returns the seconds that a record has to wait; None if records never wait.
             fast_path: begins records that need no task; None if every record gets one.
             in_flight: returns the number of POSTs in flight in the process.

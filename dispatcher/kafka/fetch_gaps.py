@@ -21,8 +21,8 @@ from dispatcher.contract.records import STEADY_CLOCK
 GAP_S: Final = 2.0
 """Time without an answer that makes a gap. An idle partition is fetched every 20 ms."""
 TOLERANCE: Final = 2.0
-"""After a gap, a wait up to this multiple of it is none, until an answer comes soon again. Else a link on which every
-fetch takes long would never get past the comparisons."""
+"""After a gap, a wait counts as another gap only beyond this multiple of it, until one is shorter than `GAP_S` again.
+Otherwise a log would be compared after every fetch, and never read, on a link on which each fetch takes long."""
 
 Send = Callable[..., Awaitable[Any]]
 

@@ -38,7 +38,7 @@ SNAPSHOT_AGAIN_S: Final = 30.0
 DIRECTORY_EVERY: Final = 5_000
 """Number of records read between two directories. A restart reads at most this many again in each partition."""
 MOST_TENANTS: Final = 5_000
-"""Of a directory, about 100 bytes each. If a partition has more, a restart reads it from the position."""
+"""Tenants of one directory, about 100 bytes each. A restart reads a partition with more of them from its position."""
 
 State = tuple[int, int | None, tuple[int, int] | None]
 """Content of a commit: position, the offset of the snapshot, and the directory's end and offset."""

@@ -27,7 +27,7 @@ MOST_IN_FLIGHT: Final = 1_000
 MOST_WITH_REPEATED: Final = 5_000
 """Held events in flight, with those that are repeated: for these, the others don't wait."""
 BYTES_SHARE: Final = 8
-"""Of `kafka.max_unfinished_bytes`, the held events that are processed at once take one such part."""
+"""The held events that are processed at once take at most this part (1/n) of `kafka.max_unfinished_bytes`."""
 REST_S: Final = 2.0
 """Shortest rest of a tenant whose event was held again without an attempt."""
 MOST_REST_S: Final = 60.0

@@ -37,7 +37,7 @@ class HeldStart:
     position: int
     snapshot: Snapshot
     fingerprint: Fingerprint | None
-    """Of the last record that was read; None if none was."""
+    """Identifies the log by the last record that was read; None if none was."""
     committed: Committed | None
     """The group's commit, as it is known."""
     log_start: int | None = None

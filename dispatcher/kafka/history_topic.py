@@ -31,7 +31,7 @@ FLUSH_S: Final = 1.0
 LAST_FLUSH_S: Final = 5.0
 """At the end of the process, time to write what is left."""
 BATCH_BYTES: Final = 256 * 1024
-"""Compressed together; entries resemble each other, so that zstd leaves a fiftieth."""
+"""Bytes that are compressed together. Entries resemble each other, so that zstd leaves a fiftieth of them."""
 RECORDS_AT_A_TURN: Final = 8
 """Records encoded before other tasks have their turn: about a millisecond."""
 LINGER_MS: Final = 100

@@ -18,7 +18,7 @@ from dispatcher.kafka.broker_access import BrokerAccess, address_of
 from dispatcher.kafka.connection_errors import ExplainedError, Explanation
 
 ATTEMPT_S: Final = 3.0
-"""For one broker while there are others to ask."""
+"""Time for one broker while there are others to ask."""
 AVOIDED_S: Final = 60.0
 """A broker that didn't answer is tried last for this time."""
 MOST_LOOKED_AT: Final = 30

@@ -1,6 +1,7 @@
 """Finds the offset to read a partition from, and checks that its log is still the one that was read before.
 
-A committed position, its runs and a fetch position mean something only in the log that they were made of. A log can be
+A committed position, the runs of finished offsets beyond it, and a fetch position mean something only in the log that
+they were made of. They are a *claim* about a log until its records have been compared. A log can be
 truncated (unclean leader election) or lost and recreated (disk, topic recreated), and may have grown past the old
 position before it is checked. So before a partition is begun, and again after everything that could have replaced its
 log (another connection or leader, a missing topic, a time without fetches, an end below the position, offsets that go
@@ -32,6 +33,7 @@ from dispatcher.tasks import Backoff, set_within
 log = structlog.get_logger(__name__)
 
 STEP_S: Final = 20.0 + LONGEST_ANSWER_S
+"""Deadline of one round of checks."""
 SILENT_S: Final = 3.0
 """Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the demo's broker
 reports one that is too low, and a new leader may do so for a moment. The answer to a fetch has to say so, too."""

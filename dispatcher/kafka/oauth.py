@@ -17,7 +17,7 @@ from dispatcher.errors import TokenUnavailable
 from dispatcher.transport.tls import operator_context
 
 TIMEOUT_S: Final = 8.0
-"""For one request to the token endpoint: less than a connection may take."""
+"""Time for one request to the token endpoint: less than a connection may take."""
 AWS_MARGIN_S: Final = 60.0
 """Time before its expiry (15 min after it was made) at which a signed AWS token is replaced."""
 

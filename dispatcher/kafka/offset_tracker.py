@@ -22,7 +22,7 @@ MAX_METADATA_BYTES: Final = 4096
 _VERSION: Final = "f1:"
 _MAX_INFLATED: Final = 1 << 20
 _MOST_RUNS: Final = 8_000
-"""More never fit, and looking at them would hold up the event loop."""
+"""Runs that are considered for the metadata: more never fit, and looking at them would hold up the event loop."""
 
 Run = tuple[int, int]
 """First and last offset of finished records, both included."""
@@ -40,7 +40,7 @@ class OffsetTracker:
         self._order: deque[int] = deque()
         """Offsets begun and not yet passed by the position, rising."""
         self._done: set[int] = set()
-        """Those of them that are finished."""
+        """The offsets of `_order` that are finished."""
 
     def __repr__(self) -> str:
         return f"<OffsetTracker position={self._position} unfinished={self.unfinished} span={self.span}>"

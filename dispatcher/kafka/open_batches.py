@@ -29,7 +29,7 @@ from aiokafka.errors import CorruptRecordException
 LARGEST_BATCH: Final = 128 * 1024 * 1024
 """The least value of `OpenBatches.largest`. Ordinary events of 1 MiB, Kafka's default limit of a batch, have 14 MiB."""
 SHARE: Final = 2
-"""Of `kafka.max_unfinished_bytes`, the open batches take one such part."""
+"""Open batches may take this part (1/n) of `kafka.max_unfinished_bytes`."""
 IDLE_S: Final = 5.0
 _SMALL: Final = 128 * 1024
 """Compressed bytes of a batch that probably fits into `_scratch`."""
@@ -143,7 +143,7 @@ class OpenBatches:
 
 
 OPEN_BATCHES: Final = OpenBatches()
-"""Those of this process."""
+"""The open batches of this process."""
 
 
 def apply() -> None:

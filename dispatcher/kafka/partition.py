@@ -34,7 +34,7 @@ MEASURED_S: Final = 0.25
 RESUME_AFTER: Final = 100
 """Number of records that end before reading goes on after a full limit: beginning several at once is faster."""
 REPEATED_SHARE: Final = 4
-"""The repeated records of a partition take at most one such part of what the limits leave free."""
+"""The repeated records of a partition take at most this part (1/n) of what the limits leave free."""
 MOST_RUNS_KEPT: Final = 8_000
 """Maximum number of runs of finished records kept for a revoked partition, lowest first: a commit carries no more."""
 HEADER_BYTES: Final = 100
@@ -57,7 +57,7 @@ class ReadAheadLimit:
     repeated: int = 0
     """Records that could not get their outcome so far and are repeated until they do."""
     bytes: int = 0
-    """Of all unfinished records."""
+    """Size of all unfinished records."""
     limit: int = field(init=False)
     is_full: bool = field(init=False)
     """No record may be begun now."""
@@ -240,7 +240,7 @@ class Partition:
     last_read: Record | None = None
     highest_finished: Record | None = None
     fingerprint: Fingerprint | None = None
-    """Of the highest finished record that was known when the partition was restored or last committed."""
+    """Identifies the log by the highest record that was finished when the partition was restored or last committed."""
     log_start: int | None = None
     """Where the log began when it was first read, if that is the position that it was restored to."""
     is_orphan: bool = False

@@ -26,7 +26,7 @@ from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST, Explanation,
 from dispatcher.kafka.group_coordinator import is_marked
 from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol, type_of
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
-from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
+from dispatcher.kafka.probe_requests import UNKNOWN_OPERATIONS, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_reader import shown
 from dispatcher.telemetry import metrics
@@ -37,7 +37,7 @@ EVERY_S: Final = 10.0
 AGAIN_S: Final = 2.0
 """Pause while something stops reading. A new cluster, for one, has no coordinators in its first second."""
 WITHIN_S: Final = 12.0
-"""For one look: a little more than one connection may take."""
+"""Time for one look at the cluster: a little more than one connection may take."""
 SOURCE: Final = "probe"
 MOST_NAMED: Final = 3
 """Foreign members of a group that one report names."""
@@ -220,7 +220,7 @@ class KafkaProbe:
         topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
         without_leader = set()
         for need in self._topics:
-            error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), NOT_TOLD))
+            error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), UNKNOWN_OPERATIONS))
             kind = kafka_errors.for_code(error_code)
             if kind is kafka_errors.UnknownTopicOrPartitionError:
                 missing = f"topic {need.name} does not exist: {need.cure}"
@@ -330,6 +330,6 @@ def _named(members: Sequence[tuple[str, str, str]]) -> str:
 
 def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:
     """Returns the names of the needed operations that are missing in `operations`, a bit field."""
-    if operations == NOT_TOLD:
+    if operations == UNKNOWN_OPERATIONS:
         return []
     return [one.name for one in needed if not operations >> one & 1]

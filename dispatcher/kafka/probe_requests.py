@@ -8,8 +8,8 @@ from typing import Any, Final
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
 
-NOT_TOLD: Final = -(2**31)
-"""Of authorised operations, if the broker doesn't send them."""
+UNKNOWN_OPERATIONS: Final = -(2**31)
+"""Value of the authorised operations if the broker doesn't send them."""
 
 
 class MetadataResponseV8(Response):  # type: ignore[misc]  # aiokafka has no types

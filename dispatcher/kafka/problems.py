@@ -21,7 +21,7 @@ LOG_EVERY_S: Final = 60.0
 MAX_DETAIL: Final = 500
 """Characters of a detail: it may quote a broker."""
 MAX_REPORTED: Final = 1000
-"""More are not kept: partitions and brokers are few."""
+"""Problems that are kept: partitions and brokers are few."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.problems import KafkaProblem
 
 MAX_DETAILS: Final = 5
-"""Of one reason: a problem of a thousand partitions is one problem."""
+"""Details shown for one reason: a problem of a thousand partitions is one problem."""
 
 
 def kafka_checks(sessions: Sequence[GroupSession], problems: Iterable[KafkaProblem]) -> list[HealthCheck]:

@@ -9,7 +9,7 @@ from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import retry_topics
 
 CLOCKS_DIFFER_S: Final = 60.0
-"""Tolerated: how far the clock of the replica that parked a record may be ahead of the one's that reads it."""
+"""How far the clock of the replica that parked a record may be ahead of the clock of the one that reads it."""
 
 
 class RetryTopics:

@@ -29,7 +29,7 @@ class KnownTopics:
     """Facts about the topics that were found, and warnings about them."""
 
     events_partitions: int
-    """Of the topic of events; 0 if it is missing."""
+    """Number of partitions of the topic of events; 0 if it is missing."""
     warnings: tuple[TopicWarning, ...]
 
 

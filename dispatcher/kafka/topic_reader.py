@@ -25,7 +25,7 @@ SILENT_S = 30.0
 LEADER_S = 15.0
 """How long a partition may be without a leader that answers: while a broker restarts, others take over."""
 SHORT_LEADER_S = 1.0
-"""The same for pages, and for readers of many topics, which name the partitions that they leave out."""
+"""The same time for pages, and for readers of many topics, which name the partitions that they leave out."""
 MOST_SHOWN = 5
 """Partitions that a message names."""
 

@@ -31,13 +31,13 @@ POLL_S = 1.0
 SILENCE_S = 10.0
 """Time without a record after which the tailer requests the topic's end, to find out whether the broker answers."""
 STILL_THERE_S = 8.0
-"""For its answer to that."""
+"""Time for the broker's answer to that."""
 START_S = 25.0
-"""For all requests at the start: a little more than the clients' own patience."""
+"""Time for all requests at the start: a little more than the clients' own patience."""
 LOOK_AGAIN_S = 60.0
 """How often the topic's partitions are counted."""
 SILENT_AGAIN_S = 20.0
-"""The same while no broker answers for some of them."""
+"""How often they are counted while no broker answers for some of them."""
 
 log = structlog.get_logger(__name__)
 

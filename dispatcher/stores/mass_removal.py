@@ -4,7 +4,7 @@ from typing import Final
 
 GUARDED_FROM: Final = 10
 """Number of webhooks from which the loss of more than half of them needs a confirmation.
-That of all of them always does."""
+The loss of all of them always needs one."""
 REMOVAL_AFTER_S: Final = 600.0
 """Time after which webhooks are removed that have disappeared without a trace: rows, or every file of a directory.
 Restoring a backup and mounting a volume take less."""

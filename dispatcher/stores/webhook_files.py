@@ -20,7 +20,7 @@ from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.webhook_file import FileReader, Rules, WebhookFileReading, unreadable
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-"""In either case."""
+"""Ends of the names of webhook files, in upper or lower case."""
 _TRIES = 5  # kubelet swaps a generation once a minute at most
 
 

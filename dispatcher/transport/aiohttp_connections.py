@@ -39,7 +39,7 @@ class Handler(ResponseHandler):
     below: asyncio.Transport | None = None
     """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
     retires_at = float("inf")
-    """From then on it is not used again; seconds of the monotonic clock."""
+    """Time from which it is not used again; seconds of the monotonic clock."""
     answer: ResolvedAddresses | None = None
     """The latest DNS answer for the host; None if it isn't resolved here."""
     tls: ssl.SSLObject | None = None

@@ -206,7 +206,7 @@ class _Route:
     phases: Phases
     """The phases completed so far."""
     timeout_s: float
-    """For connect and TLS: what the deadline leaves of it."""
+    """Time for connect and TLS, as far as the deadline leaves it."""
     offers_session: bool = False
     is_tunnelled: bool = False
     """The proxy has connected: whatever fails from now on is the endpoint's failure."""

@@ -29,15 +29,15 @@ class Request:
     """Headers that change with the event or the attempt: webhook-*, traceparent, the token."""
     body: bytes = field(repr=False)
     timeout_s: float
-    """For all of it: DNS, connect, TLS, request, the whole answer."""
+    """Time for the whole POST: DNS, connect, TLS, request, the whole answer."""
     connect_timeout_s: float
-    """For connect and TLS together, within the timeout."""
+    """Time for connect and TLS together, within the timeout."""
     content_type: str = "application/json"
     keep_body: int = field(default=0)
     """Bytes of the answer's body to keep in the attempt: 2,048 for a test event, or if `history.answers` is set; 65,536
     for a token; else 0. Above 0 the attempt's phases are measured, too."""
     body_wait_s: float = BODY_WAIT_S
-    """For the body behind a complete head, within the timeout. What has come by then is the answer."""
+    """Time for the body behind a complete head, within the timeout. What has come by then is the answer."""
 
 
 class Exchange(Protocol):

@@ -17,7 +17,7 @@ from dispatcher.transport.tls_sessions import TlsContext, TLSSessions
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 MAX_PEM_MIB = 4
-"""Of one file of the operator's own services: a CA bundle, a certificate chain or a key."""
+"""Size of the largest file of the operator's own services: a CA bundle, a certificate chain or a key."""
 
 
 def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> TlsContext:

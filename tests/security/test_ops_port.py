@@ -14,7 +14,7 @@ from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.health import HealthServer, Watched
+from dispatcher.health import HealthServer, OpsCallbacks
 
 LUMA = TenantKey("luma@AdobeOrg", "prod")
 CHANGES = (f"/lanes/{LUMA.org}/{LUMA.sandbox}/enable", "/brakes/release")
@@ -35,8 +35,8 @@ class Ops:
 
     @asynccontextmanager
     async def running(self, **settings: Any) -> AsyncIterator[str]:
-        watched = Watched(list, list, lambda: None, self.lanes, self.release, {})
-        async with HealthServer(OpsSettings(host="127.0.0.1", port=0, **settings), watched) as server:
+        callbacks = OpsCallbacks(list, list, lambda: None, self.lanes, self.release, {})
+        async with HealthServer(OpsSettings(host="127.0.0.1", port=0, **settings), callbacks) as server:
             yield f"http://127.0.0.1:{server.port}"
 
     @property

@@ -16,7 +16,7 @@ from dispatcher.stores.sql.history_schema import contacts, unnamed
 KEEP_UNNAMED_MS: Final = 30 * 86_400_000
 """Time for which contacts are kept that no webhook names."""
 KEEP_STOPPED_MS: Final = 365 * 86_400_000
-"""The same of contacts who stopped notifications: they are not asked again so soon."""
+"""The same time for contacts who stopped notifications: they are not asked again so soon."""
 
 ContactStatus = Literal["asked", "confirmed", "stopped"]
 Contacts = Mapping[tuple[TenantKey, str], "KnownContact"]

@@ -20,7 +20,7 @@ from dispatcher.stores.sql.history_schema import (
 )
 
 WITHIN_S: Final = 30.0
-"""For one transaction."""
+"""Deadline of one transaction."""
 _LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '1s'")
 """Searches queue behind a statement that waits for a lock."""
 

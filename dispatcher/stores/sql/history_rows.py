@@ -18,7 +18,7 @@ _MORE: Final = ("detail", "headers", "answer", "verdict", "reused", "has_earlier
 _FROM_ROW: Final = tuple(name for name in HistoryEntry.__struct_fields__ if name not in _MORE)
 _INT4, _INT8 = 2**31, 2**63
 _MAX_BYTES: Final = 512
-"""Of a stored text: four of them fit into one row of an index of PostgreSQL, 2704 bytes."""
+"""Bytes of a stored text. Four of them fit into one row of an index of PostgreSQL, 2704 bytes."""
 
 
 def rows_of(record: HistoryRecord) -> tuple[list[Row], int]:

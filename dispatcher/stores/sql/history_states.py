@@ -61,7 +61,7 @@ class StateReport:
     failures: int = 0
     """Failed attempts since the latest delivery, of the last day: at least this number."""
     failure_reason: str = ""
-    """Of the latest failed attempt, as in the history: `http_5xx`, `timeout`, …"""
+    """Why the latest attempt failed, as in the history: `http_5xx`, `timeout`, …"""
     failure_status: int | None = None
     failure_detail: str = ""
     failed_at: float | None = None
@@ -73,7 +73,7 @@ class StateReport:
     """A full hour, 24 to 25 hours ago."""
     dead_at: float | None = None
     death_reason: str = ""
-    """Of the latest dead event: `rejected`, `expired`, …; empty if it is not known."""
+    """Why the latest dead event died: `rejected`, `expired`, …; empty if it is not known."""
     death_detail: str = ""
     own_failure_at: float | None = None
     """Latest attempt that failed on our own side."""

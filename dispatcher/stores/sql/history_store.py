@@ -42,7 +42,7 @@ from dispatcher.stores.sql.history_schema import (
 from dispatcher.stores.sql.slices import delete_in_slices
 
 WRITE_WITHIN_S: Final = 30.0
-"""For one batch."""
+"""Deadline of one batch."""
 MAINTAIN_WITHIN_S: Final = 300.0
 MOST_AHEAD_MS: Final = DAY_MS
 """An entry from further in the future than this has a wrong clock, and is refused."""

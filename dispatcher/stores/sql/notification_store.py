@@ -64,7 +64,7 @@ class Message:
     kind: str
     """`notice`, `confirm` or `test`."""
     kinds: tuple[str, ...]
-    """Of the news in it."""
+    """Kinds of the news in it."""
     channel: Channel
     recipient: str
     """Address or origin of the URL. Masked once it was sent."""
@@ -75,7 +75,7 @@ class Message:
     created_at: float = 0.0
     status: MessageStatus = "waiting"
     tries: int = 0
-    """Those that have ended, for a message that is claimed."""
+    """Tries that have ended, for a message that is claimed."""
     problem: str = ""
     changed_at: float = 0.0
 

@@ -46,7 +46,7 @@ FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
 """Longest pause between tries while the database is unavailable; pauses double from the first."""
 LAST_LISTEN_PAUSE_S: Final = 120.0
-"""The same between tries to be notified by a database that answers, and is polled meanwhile."""
+"""Longest pause between tries to be notified by a database that answers, and is polled meanwhile."""
 
 log = structlog.get_logger(__name__)
 

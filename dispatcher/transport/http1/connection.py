@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         self.below: asyncio.Transport | None = None
         """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
         self.retires_at = float("inf")
-        """From then on it is not used again; seconds of the monotonic clock."""
+        """Time from which it is not used again; seconds of the monotonic clock."""
         self.is_resumed = False
         """True if TLS resumed a session."""
         self.status = 0

@@ -17,7 +17,7 @@ class Destination(NamedTuple):
     host: str
     port: int
     context: TlsContext | None
-    """By identity: the CA and the client certificate."""
+    """Compared by identity: it has the CA and the client certificate."""
 
 
 class Stack(list[Connection]):

@@ -15,7 +15,7 @@ from dispatcher import listener
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.health import HealthServer, Watched
+from dispatcher.health import HealthServer, OpsCallbacks
 from dispatcher.listener import connection
 from dispatcher.listener import port as port_module
 from tests.console.api.conftest import StartConsole
@@ -84,8 +84,8 @@ async def opened(kind: str, start: StartConsole, directory: Path) -> AsyncIterat
         tls = OpsTls(certificate=directory / "both.pem", key=directory / "both.pem")
         context = ssl.create_default_context()
         authority.configure_trust(context)
-    watched = Watched(list, list, lambda: None, LaneScheduler(DeliverySettings()), lambda: 0, {})
-    async with HealthServer(OpsSettings(host="127.0.0.1", port=0, tls=tls), watched) as server:
+    callbacks = OpsCallbacks(list, list, lambda: None, LaneScheduler(DeliverySettings()), lambda: 0, {})
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0, tls=tls), callbacks) as server:
         yield Port(server.port, "ops", context)
 
 

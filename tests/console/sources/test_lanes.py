@@ -20,7 +20,7 @@ from dispatcher.console.sources.lanes import RunningLanes, worst
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.errors import DispatcherError
-from dispatcher.health import HealthServer, Watched
+from dispatcher.health import HealthServer, OpsCallbacks
 
 LUMA = TenantKey("luma/æ@AdobeOrg", "prod")
 LANE = {
@@ -181,10 +181,10 @@ async def test_many_callers_cause_one_request_in_two_seconds() -> None:
 async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
     """On this host; from elsewhere the ops endpoint refuses, which doesn't count as an error."""
     theirs = LaneScheduler(DeliverySettings())
-    watched = Watched(list, list, lambda: None, theirs, lambda: 0, {})
+    callbacks = OpsCallbacks(list, list, lambda: None, theirs, lambda: 0, {})
     clock = Clock()
     async with (
-        HealthServer(OpsSettings(host="127.0.0.1", port=0), watched) as server,
+        HealthServer(OpsSettings(host="127.0.0.1", port=0), callbacks) as server,
         RunningLanes(settings(f"http://127.0.0.1:{server.port}"), clock) as lanes,
     ):
         assert await lanes.of(LUMA) is None
@@ -246,9 +246,9 @@ async def test_lanes_are_read_over_tls_by_the_authority_and_the_name_of_the_sett
     )  # fmt: skip
     theirs = LaneScheduler(DeliverySettings())
     theirs.lane(LUMA)
-    watched = Watched(list, list, lambda: None, theirs, lambda: 0, {})
+    callbacks = OpsCallbacks(list, list, lambda: None, theirs, lambda: 0, {})
     wrong = (None, {"ca": None}, {"server_name": None}, {"ca": tmp_path / "other.pem"}, {"ca": tmp_path / "absent"})
-    async with HealthServer(OpsSettings(host="127.0.0.1", port=0, tls=tls), watched) as server:
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0, tls=tls), callbacks) as server:
         url = f"https://127.0.0.1:{server.port}"
         async with RunningLanes(settings(url), tls=tls) as lanes:
             assert await lanes.of(LUMA) is not None

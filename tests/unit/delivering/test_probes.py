@@ -77,7 +77,7 @@ async def probed(process: Process, *readers: Reader) -> dict[str, tuple[int, Any
         pipeline: Any = SimpleNamespace(brakes={})
         process.status.flow = EventFlow(pipeline, consumers, held)  # type: ignore[arg-type]
     async with (
-        HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.watched(SETTINGS)) as server,
+        HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.ops_callbacks(SETTINGS)) as server,
         aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
     ):
         found = {}
@@ -134,7 +134,7 @@ async def test_a_wrong_webhook_file_is_reported_and_does_not_affect_readiness() 
 async def test_readiness_lists_only_what_prevents_it() -> None:
     process = Process(WrongFile())
     process.stop.set()
-    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.watched(SETTINGS)) as server:
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.ops_callbacks(SETTINGS)) as server:
         with pytest.raises(DispatcherError) as caught:
             await check_ready(f"http://127.0.0.1:{server.port}")
     assert "running: draining" in str(caught.value)

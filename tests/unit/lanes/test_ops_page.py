@@ -9,7 +9,7 @@ import pytest
 from dispatcher import health
 from dispatcher.config.settings import OpsSettings
 from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
-from dispatcher.health import HealthServer, Watched, describe_lane
+from dispatcher.health import HealthServer, OpsCallbacks, describe_lane
 from tests.unit.lanes.builders import GOOD, NOT_REACHED, lanes, send, tenant
 
 
@@ -21,10 +21,10 @@ def ours() -> LaneScheduler:
 @pytest.fixture
 async def ops(ours: LaneScheduler) -> AsyncIterator[str]:
     """An ops endpoint over lanes of every kind."""
-    watched = Watched(
+    callbacks = OpsCallbacks(
         alive=tuple, ready=tuple, observe=lambda: None, lanes=ours, release_brakes=lambda: 2, configuration={}
     )
-    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), watched) as server:
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), callbacks) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
