@@ -49,6 +49,15 @@ async def reports(
     ), dispatcher.log[-4000:]
 
 
+async def holds(dispatcher: Dispatcher, count: int) -> None:
+    """Returns when the process counts this number of held events."""
+
+    async def are_held() -> bool:
+        return await metric(dispatcher, "dispatcher_held_events") == count
+
+    await until(are_held, f"{count} held events", 60, dispatcher)
+
+
 async def reports_nothing(dispatcher: Dispatcher, timeout_s: float) -> None:
     """Returns when the process is ready and names no problem of Kafka."""
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.console.model import DeadQuery
@@ -325,9 +324,8 @@ async def test_tiers_with_too_few_replicas_in_sync_are_named_and_lose_nothing(
     scene: Stage, cluster: KafkaCluster
 ) -> None:
     config = {"min.insync.replicas": "3", "max.message.bytes": str(LARGEST_RECORD)}
-    async with topics.admin_client(scene.bootstrap_servers) as admin:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs=config) for name in scene.tier_topics]
-        await admin.alter_configs(resources)
+    for tier in scene.tier_topics:
+        await topics.set_config(scene.bootstrap_servers, tier, config)
     async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
         dispatcher.start()
         await scene.produce(TENANTS, 100, "before")

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from tests.field.lost_logs import create_anew
-from tests.field.readiness import log_lines
+from tests.field.readiness import holds, log_lines
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
-from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
+from tests.integration.harness import Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.integration.impatient import impatient
 from tests.kafka import topics
 from tests.kafka.acls import Operation
@@ -32,13 +32,6 @@ async def _produce(scene: Stage, count: int, prefix: str) -> None:
         sent.append(await producer.send(scene.topic, event(TENANT, f"{prefix}{number}"), partition=0))
         scene.expected[webhook_id_of(TENANT, f"{prefix}{number}")] = TENANT
     await asyncio.gather(*sent)
-
-
-async def _held(dispatcher: Dispatcher, count: int) -> None:
-    async def are_held() -> bool:
-        return f"dispatcher_held_events {count}.0" in (await dispatcher.get("/metrics"))[1]
-
-    await until(are_held, f"{count} held events", 60, dispatcher)
 
 
 @pytest.mark.parametrize("partitions", [4, *(pytest.param(count, marks=ALL_FAULTS) for count in (2, 6))])
@@ -85,7 +78,7 @@ async def test_held_events_in_flight_outlive_their_topic(scene: Stage, mortal: A
         dispatcher.start()
         await dispatcher.ready()
         await _produce(scene, 60, "held")
-        await _held(dispatcher, 60)
+        await holds(dispatcher, 60)
         scene.mount([scene.webhook(TENANT, rate_limit="4/s")])
         await scene.accepted(3, dispatcher)
         await create_anew(mortal, f"{scene.prefix}.held")
@@ -157,7 +150,7 @@ async def test_a_topic_recreated_while_reading_it_is_denied_is_read_from_its_sta
         if topic == "events":
             await scene.all_accepted(dispatcher)
         else:
-            await _held(dispatcher, 5)
+            await holds(dispatcher, 5)
             scene.expected.clear()  # they are lost with their topic
         await asyncio.sleep(3)
         await mortal.deny(USER, Operation.READ, name)

@@ -8,7 +8,6 @@ from uuid import uuid4
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.errors import NotWritten
@@ -34,12 +33,6 @@ from tests.unit.examples import email_event
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
-async def _configure(scene: Stage, topic: str, **config: str) -> None:
-    changed = {name.replace("_", "."): value for name, value in config.items()}
-    async with topics.admin_client(scene.bootstrap_servers) as admin:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=changed)])
-
-
 def _large(org: str, event_id: str, size: int) -> bytes:
     """Returns an event whose feedback fits, and whose record is large by a field that the mapping drops."""
     document = email_event(imsOrgId=org, _id=event_id)
@@ -53,7 +46,7 @@ async def test_one_refused_write_does_not_poison_the_partition_behind_it(scene: 
     for tenant in (good, large):
         scene.receiver.behave(f"/{tenant.org}", at_first(status(503)))
     tier = retry_topics(scene.prefix, TIERS)[0]
-    await _configure(scene, tier, max_message_bytes="20000")
+    await topics.set_config(scene.bootstrap_servers, tier, {"max.message.bytes": "20000"})
     async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
         dispatcher.start()
         await dispatcher.ready()
@@ -72,7 +65,7 @@ async def test_one_refused_write_does_not_poison_the_partition_behind_it(scene: 
         await until(dead, "the large ones to be dead", 60, dispatcher)
         assert set((await scene.dead()).values()) == {"too_large"}
         # Repaired, the topic takes them, within the time that a topic stays suspect, and without a restart.
-        await _configure(scene, tier, max_message_bytes=str(LARGEST_RECORD))
+        await topics.set_config(scene.bootstrap_servers, tier, {"max.message.bytes": str(LARGEST_RECORD)})
         await scene.send(_large(large.org, "after", 60_000), b"key", partition=0)
         scene.expected[webhook_id_of(large, "after")] = large
         await scene.all_accepted(dispatcher)
@@ -107,7 +100,7 @@ async def test_a_limit_that_is_lowered_while_the_process_runs_costs_only_what_is
 
         await until(both_held, "two held events", 60, dispatcher)
         for topic in own:
-            await _configure(scene, topic, max_message_bytes="20000")
+            await topics.set_config(scene.bootstrap_servers, topic, {"max.message.bytes": "20000"})
         await send_both("lowered")
 
         async def both_dead() -> bool:
@@ -115,7 +108,7 @@ async def test_a_limit_that_is_lowered_while_the_process_runs_costs_only_what_is
 
         await until(both_dead, "two dead letters", 60, dispatcher)
         for topic in own:
-            await _configure(scene, topic, max_message_bytes=str(LARGEST_RECORD))
+            await topics.set_config(scene.bootstrap_servers, topic, {"max.message.bytes": str(LARGEST_RECORD)})
         await send_both("after")
         for tenant in (good, paused):
             for name in ("before", "after"):
@@ -133,7 +126,9 @@ async def test_a_batch_of_small_records_above_the_limit_is_written_one_by_one(sc
     for tenant in everybody:
         scene.receiver.behave(f"/{tenant.org}", at_first(status(503)))
     tier = retry_topics(scene.prefix, TIERS)[0]
-    await _configure(scene, tier, max_message_bytes="4000")  # two records of the events at most
+    await topics.set_config(
+        scene.bootstrap_servers, tier, {"max.message.bytes": "4000"}
+    )  # two records of the events at most
     async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
         await scene.produce(everybody, 120)
         dispatcher.start()
@@ -145,8 +140,8 @@ async def test_every_record_reaches_an_outcome(scene: Stage) -> None:
     """Null key and null value, and values that no topic of ours takes, and no partition stands still behind them."""
     (good,) = tenants(1)
     scene.mount([scene.webhook(good)])
-    await _configure(scene, scene.topic, max_message_bytes=str(LARGEST_RECORD))
-    await _configure(scene, scene.dead_topic, max_message_bytes="300000")
+    await topics.set_config(scene.bootstrap_servers, scene.topic, {"max.message.bytes": str(LARGEST_RECORD)})
+    await topics.set_config(scene.bootstrap_servers, scene.dead_topic, {"max.message.bytes": "300000"})
     huge = _large(good.org, "huge", 2_300_000)  # compressed it passes the limits of its topic
     strange = {
         "nothing at all": (None, None, []),
@@ -198,7 +193,7 @@ async def test_the_letter_of_a_record_that_was_cut_is_not_sent_back(scene: Stage
     (good,) = tenants(1)
     scene.mount([scene.webhook(good)])
     scene.receiver.behave(f"/{good.org}", status(301))
-    await _configure(scene, scene.dead_topic, max_message_bytes="30000")
+    await topics.set_config(scene.bootstrap_servers, scene.dead_topic, {"max.message.bytes": "30000"})
     async with scene.dispatcher() as dispatcher:
         dispatcher.start()
         await scene.send(_large(good.org, "cut", 60_000))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
@@ -35,8 +34,7 @@ CONFIGS = (
 
 async def _configure(scene: Stage, topic: str, config: Mapping[str, str]) -> None:
     changed = {"max.message.bytes": str(LARGEST_RECORD), **config}  # the request replaces all of the topic's own
-    async with topics.admin_client(scene.bootstrap_servers) as admin:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=changed)])
+    await topics.set_config(scene.bootstrap_servers, topic, changed)
 
 
 @pytest.mark.all_faults

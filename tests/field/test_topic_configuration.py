@@ -4,7 +4,6 @@ import time
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.kafka.topics import retry_topics
@@ -16,19 +15,13 @@ from tests.kafka import topics
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 
-async def _configure(scene: Stage, topic: str, **config: str) -> None:
-    changed = {name.replace("_", "."): value for name, value in config.items()}
-    async with topics.admin_client(scene.bootstrap_servers) as admin:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=changed)])
-
-
 @pytest.mark.parametrize("until_solved", [False, pytest.param(True, marks=pytest.mark.all_faults)])
 async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_repaired(
     scene: Stage, until_solved: bool
 ) -> None:
     scene.mount([scene.webhook(tenants(1)[0])])
     tier = retry_topics(scene.prefix, TIERS)[-1]
-    await _configure(scene, tier, retention_ms="1000", max_message_bytes="2200000")
+    await topics.set_config(scene.bootstrap_servers, tier, {"retention.ms": "1000", "max.message.bytes": "2200000"})
     warning = f"topic {tier}: keeps records for 1s"
     async with scene.dispatcher() as dispatcher:
         ran = await running.dispatcher("topics", "-c", dispatcher.path)

@@ -6,20 +6,13 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from tests.field.lost_logs import create_anew, remove_before
-from tests.field.readiness import reports, reports_nothing
+from tests.field.readiness import holds, reports, reports_nothing
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import Dispatcher, Stage, at_first, event, status, tenants, until, webhook_id_of
+from tests.integration.harness import Stage, at_first, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
-
-
-async def _held(dispatcher: Dispatcher, count: int) -> None:
-    async def are_held() -> bool:
-        return f"dispatcher_held_events {count}.0" in (await dispatcher.get("/metrics"))[1]
-
-    await until(are_held, f"{count} held events", 60, dispatcher)
 
 
 @pytest.mark.all_faults
@@ -82,7 +75,7 @@ async def test_held_events_that_retention_removed_are_counted_and_the_tenant_goe
         dispatcher.start()
         await dispatcher.ready()
         await scene.produce([paused, other], 80)
-        await _held(dispatcher, 40)
+        await holds(dispatcher, 40)
         ends = await topics.end_offsets(scene.bootstrap_servers, held)
         removed = 0
         for partition, end in ends.items():

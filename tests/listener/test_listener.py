@@ -21,6 +21,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.listener import Listener, Networks, connection
 from dispatcher.listener import port as port_module
 from dispatcher.listener.sockets import listening_sockets
+from tests.listener.waiting import until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
@@ -72,11 +73,6 @@ class Port:
         client = await Client.opened(self.listener.port, **options)
         self.clients.append(client)
         return client
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not condition():
-                await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -160,7 +156,7 @@ async def test_a_head_that_never_ends_ends_the_connection(beginning: bytes, shor
         client.send(beginning)
         shorten("HEAD_S")
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
-        await port.until(lambda: port.listener.connections == 0)
+        await until(lambda: port.listener.connections == 0)
 
 
 async def test_a_head_that_trickles_has_no_longer(shorten: Shorten) -> None:
@@ -204,7 +200,7 @@ async def test_a_body_that_never_ends_ends_the_connection(body: bytes, shorten: 
         client = await port.client()
         client.send(POST + body)
         assert await client.rest() == b""
-        await port.until(lambda: port.listener.connections == 0)
+        await until(lambda: port.listener.connections == 0)
 
 
 async def test_a_peer_that_does_not_read_its_answer_is_cut_off(shorten: Shorten) -> None:
@@ -213,16 +209,16 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(shorten: Shorten)
             await asyncio.get_running_loop().run_in_executor(
                 None, client.sendall, b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"
             )
-            await port.until(lambda: port.listener.connections == 1)
+            await until(lambda: port.listener.connections == 1)
             shorten("REQUEST_S")
-            await port.until(lambda: port.listener.connections == 0)
+            await until(lambda: port.listener.connections == 0)
 
 
 async def test_a_slow_request_does_not_count_as_a_slow_head(shorten: Shorten) -> None:
     async with running() as port:
         client = await port.client()
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
-        await port.until(lambda: [one.is_waiting for one in port.listener._connections] == [False])
+        await until(lambda: [one.is_waiting for one in port.listener._connections] == [False])
         shorten("HEAD_S", "IDLE_S", "BODY_S")
         await asyncio.sleep(1)  # three times every other limit
         assert client.is_open
@@ -234,7 +230,7 @@ async def test_a_peer_has_a_quarter_and_its_oldest_unfinished_connection_makes_r
         first, second, third = [await port.client() for _ in range(3)]
         for client in (first, second, third):
             client.send(b"GET / HTTP/1.1\r\n")
-        await port.until(lambda: port.listener.connections == 3)
+        await until(lambda: port.listener.connections == 3)
         fourth = await port.client()
         fourth.send(HEAD)
         assert (await fourth.answer()).startswith(b"HTTP/1.1 200 ")
@@ -251,7 +247,7 @@ async def test_requests_in_progress_are_not_ended_for_new_connections() -> None:
         busy = [await port.client() for _ in range(2)]
         for client in busy:
             client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
-        await port.until(lambda: not any(one.is_waiting for one in port.listener._connections))
+        await until(lambda: not any(one.is_waiting for one in port.listener._connections))
         refused = await port.client()
         assert await refused.rest() == b""
         assert all(client.is_open for client in busy)
@@ -280,7 +276,7 @@ async def test_a_trusted_proxy_may_open_connections_for_many_clients() -> None:
 async def test_trusting_one_proxy_does_not_trust_others(trusted: str) -> None:
     async with running(trusted=[ip_network(trusted)], limit_of_peer=2) as port:
         clients = [await port.client(local="127.0.0.7") for _ in range(6)]
-        await port.until(lambda: sum(client.is_open for client in clients) == 2)
+        await until(lambda: sum(client.is_open for client in clients) == 2)
         assert port.listener.connections == 2
 
 
@@ -297,11 +293,11 @@ async def test_closed_connections_are_reported_together_and_not_each(
             for _ in range(3):
                 client = await port.client()
                 assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
-            await port.until(lambda: len(reports()) == 1)
+            await until(lambda: len(reports()) == 1)
             await asyncio.sleep(0.2)  # ten sweeps
             assert len(reports()) == 1, "the next one is due in a minute"
             monkeypatch.setattr(port_module, "_REPORT_EVERY_S", 0.0)
-            await port.until(lambda: len(reports()) == 2)
+            await until(lambda: len(reports()) == 2)
             await asyncio.sleep(0.2)
             assert len(reports()) == 2, "nothing was closed since"
     assert sum(line["head_timeout"] for line in reports()) == 3

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import trustme
 
+from tests.transport.servers import forward
+
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 NODE = shutil.which("node") or "node"
 
 
 def free_port() -> int:
+    """Returns a port that no process listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -214,7 +217,7 @@ class ResumptionRefuser:
         self.accepted += 1
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
         inner_writer.write(head + hello)
-        pumps = [asyncio.create_task(_pump(reader, inner_writer)), asyncio.create_task(_pump(inner_reader, writer))]
+        pumps = [asyncio.create_task(forward(reader, inner_writer)), asyncio.create_task(forward(inner_reader, writer))]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -222,13 +225,6 @@ class ResumptionRefuser:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             inner_writer.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
 
 
 def offers_session(hello: bytes) -> bool:

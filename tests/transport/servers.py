@@ -163,8 +163,8 @@ class ConnectProxy:
         reader, writer = await asyncio.open_connection(host, port)
         await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
         pumps = [
-            asyncio.create_task(_pump(peer.reader, writer)),
-            asyncio.create_task(_pump(reader, peer.writer)),
+            asyncio.create_task(forward(peer.reader, writer)),
+            asyncio.create_task(forward(reader, peer.writer)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +175,8 @@ class ConnectProxy:
             writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Passes on what is read until either side closes."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

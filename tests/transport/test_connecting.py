@@ -19,16 +19,9 @@ from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Endpoint, Transport, resolver
 from dispatcher.transport.dial import Dialer, Dialled
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
+from tests.transport.real_servers import free_port
 from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering, none_left_of
 from tests.transport.servers import Endpoint as Server
-
-
-def free_port() -> int:
-    """Returns a port that no process listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def test_a_closed_port_refuses_the_connection(transport: Transport) -> None:

@@ -16,7 +16,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def _with_logs() -> Iterator[None]:
-    """Undoes the package's silence."""
+    """Lets all lines through, for tests about what is logged."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
     yield

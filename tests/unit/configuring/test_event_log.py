@@ -1,25 +1,17 @@
 """What is logged of events: samples and sums, not a line for each."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.telemetry import event_log, metrics
 from dispatcher.telemetry.event_log import EVERY_S, EventLog
 
+pytestmark = pytest.mark.usefixtures("_with_logs")
+
 LUMA, RIVAL = TenantKey("luma", "prod"), TenantKey("rival", "prod")
-
-
-@pytest.fixture(autouse=True)
-def _loud() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    yield
-    structlog.configure(**before)
 
 
 class Clock:

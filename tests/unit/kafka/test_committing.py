@@ -1,11 +1,9 @@
 """Commits that fail: counted each time, logged at once and then once a minute, and over with the next success."""
 
 import asyncio
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
@@ -27,6 +25,8 @@ from dispatcher.telemetry import metrics
 from tests.unit.kafka.test_problems import Clock
 from tests.unit.virtual_time import virtual_time
 
+pytestmark = pytest.mark.usefixtures("_with_logs")
+
 SETTINGS = KafkaSettings(bootstrap_servers="kafka:9092", topic="events", group_id="a")
 
 
@@ -41,14 +41,6 @@ class Broker:
         self.asked += 1
         if self.error is not None:
             raise self.error
-
-
-@pytest.fixture(autouse=True)
-def _loud(_quiet: None) -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture

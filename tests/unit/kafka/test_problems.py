@@ -1,14 +1,13 @@
 """What is wrong with Kafka: reported, logged once a minute, cleared."""
 
-from collections.abc import Iterator
-
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from dispatcher.contract.kafka_problems import STOPS_READING, KafkaReason
 from dispatcher.kafka.problems import LOG_EVERY_S, MAX_DETAIL, MAX_REPORTED, KafkaProblems
 from dispatcher.telemetry import metrics
+
+pytestmark = pytest.mark.usefixtures("_with_logs")
 
 TOPIC_MISSING, PERMISSION, EXPIRED = (
     KafkaReason.TOPIC_MISSING,
@@ -28,15 +27,6 @@ class Clock:
 def clock() -> Clock:
     metrics.initialise()
     return Clock()
-
-
-@pytest.fixture(autouse=True)
-def _loud(_quiet: None) -> Iterator[None]:
-    """What is logged matters here; the package's other tests are silent."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture
