@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaConnectionError
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.errors import TokenUnavailable
-from dispatcher.kafka.connection_errors import ExplainedError, Explanation, Peer, explain
+from dispatcher.kafka.connection_errors import ExplainedError, Explanation, Peer, explain_error
 from dispatcher.kafka.credentials import Credentials, CurrentCredentials
 from dispatcher.kafka.port_diagnosis import diagnose
 from dispatcher.kafka.problems import KafkaProblems
@@ -113,7 +113,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         self.last_error = error
         address = _address(connection)
         peer = self.peer(address, credentials)
-        reason, detail = explain(error, peer)
+        reason, detail = explain_error(error, peer)
         if reason == KafkaReason.UNREACHABLE:
             reason, detail = await diagnose(connection.host, connection.port, peer, error) or (reason, detail)
             if reason in CONNECTING:

@@ -8,7 +8,7 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.committed_offsets import COORDINATOR_S
 from dispatcher.kafka.former_topics import find_former_topics
 from dispatcher.kafka.groups import delivering_groups, group_names
-from dispatcher.kafka.probe import Findings, GroupNeed, KafkaProbe, Operation, TopicNeed
+from dispatcher.kafka.probe import AclOperation, Findings, GroupNeed, KafkaProbe, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
 from dispatcher.kafka.topic_reader import translating_kafka_errors
@@ -34,10 +34,10 @@ def topic_needs(settings: Settings) -> list[TopicNeed]:
     required = {*retry_topics(prefix, RetryPolicy.of(settings.retry).tiers), held_topic(prefix)}
     read_too = required | ({history_topic(prefix)} if settings.history.has_store else set())
     required.add(dead_letter_topic(prefix))
-    events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or correct kafka.topic")
+    events = TopicNeed(settings.kafka.topic, (AclOperation.READ,), "create it, or correct kafka.topic")
     needs = [events]
     for plan in planned_topics(settings, 1, 1):
-        operations = (Operation.READ, Operation.WRITE) if plan.name in read_too else (Operation.WRITE,)
+        operations = (AclOperation.READ, AclOperation.WRITE) if plan.name in read_too else (AclOperation.WRITE,)
         needs.append(TopicNeed(plan.name, operations, cure, plan.name in required))
     return needs
 

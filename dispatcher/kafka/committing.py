@@ -16,7 +16,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
-from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.connection_errors import explain_error
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.metadata_limit import SIZE_REFUSED, MetadataLimit
 from dispatcher.kafka.partition import Partition
@@ -60,7 +60,8 @@ class CommitFailures:
             # The group has moved on; the new owner begins at the last commit that went through.
             return f"the group has given the partitions to another member ({type(error).__name__})"
         address = self._settings.bootstrap_servers
-        return f"kafka at {address}: {explain(error, peer_of(self._settings, address, group_id=self._group_id))[1]}"
+        _, detail = explain_error(error, peer_of(self._settings, address, group_id=self._group_id))
+        return f"kafka at {address}: {detail}"
 
     def clear(self) -> None:
         """Notes that a commit has succeeded."""

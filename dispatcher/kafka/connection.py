@@ -15,7 +15,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
-from dispatcher.kafka.connection_errors import Peer, explain
+from dispatcher.kafka.connection_errors import Peer, explain_error
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, Result
 
@@ -165,7 +165,7 @@ def report_error(
     """
     address = "the brokers" if settings is None else settings.bootstrap_servers
     peer = Peer(address, "PLAINTEXT") if settings is None else peer_of(settings, address, group_id=group_id)
-    reason, detail = explain(error, peer)
+    reason, detail = explain_error(error, peer)
     if reason not in CONNECTING or not problems.reports(reason):
         problems.report(reason, f"kafka at {address}: {detail}", source=source, lasts_s=lasts_s)
     return reason

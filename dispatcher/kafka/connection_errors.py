@@ -62,7 +62,7 @@ class ExplainedError(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  
         self.detail = detail
 
 
-def explain(error: BaseException, peer: Peer) -> Explanation:
+def explain_error(error: BaseException, peer: Peer) -> Explanation:
     """Returns the reason for an error that a Kafka client raised, and a sentence without the broker's address."""
     chain = [unwrapped(one) for one in _chain(error)]
     error = chain[-1]  # its causes come before it

@@ -22,7 +22,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
-from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST, Explanation, explain, missing_permission
+from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST, Explanation, explain_error, missing_permission
 from dispatcher.kafka.group_coordinator import is_marked
 from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol, type_of
 from dispatcher.kafka.known_brokers import at_any_broker, silent_brokers, why_silent
@@ -45,7 +45,7 @@ MOST_NAME: Final = 80
 """Characters of a foreign member's name."""
 
 
-class Operation(IntEnum):
+class AclOperation(IntEnum):
     """Operations that an ACL permits, numbered as in Kafka's protocol."""
 
     READ = 3
@@ -58,7 +58,7 @@ class TopicNeed:
     """A topic that the dispatcher needs, and the operations that it performs on it."""
 
     name: str
-    operations: tuple[Operation, ...]
+    operations: tuple[AclOperation, ...]
     cure: str
     """The correction if the topic is missing."""
     is_required: bool = True
@@ -188,7 +188,7 @@ class KafkaProbe:
 
     def _explain(self, error: BaseException) -> Explanation:
         address = self._settings.bootstrap_servers
-        reason, detail = explain(error, peer_of(self._settings, address))
+        reason, detail = explain_error(error, peer_of(self._settings, address))
         return reason, f"kafka at {address}: {detail}"
 
     async def _connected(self) -> AIOKafkaClient:
@@ -254,7 +254,7 @@ class KafkaProbe:
         for error_code, _, state, protocol_type, _, members, operations in answer.groups:
             if kafka_errors.for_code(error_code) is kafka_errors.GroupAuthorizationFailedError:
                 self._add_missing(found, need, ("READ",))
-            elif lacking := _lacking(operations, (Operation.READ,)):
+            elif lacking := _lacking(operations, (AclOperation.READ,)):
                 self._add_missing(found, need, lacking)
             if members and protocol_type not in ("", "consumer"):
                 other = f"group {need.name}: has members of protocol {protocol_type}: choose another kafka.group_id"
@@ -328,7 +328,7 @@ def _named(members: Sequence[tuple[str, str, str]]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:
+def _lacking(operations: int, needed: Sequence[AclOperation]) -> list[str]:
     """Returns the names of the needed operations that are missing in `operations`, a bit field."""
     if operations == UNKNOWN_OPERATIONS:
         return []

@@ -38,7 +38,7 @@ from dispatcher.contract.records import RecordHeaders
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import until_answered
-from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.connection_errors import explain_error
 from dispatcher.kafka.partition_choice import PartitionChoice
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer_client import WRITE_S, ProducerClient, Write, connect
@@ -151,7 +151,7 @@ class Producer:
             raise self._too_large(topic, size) from None
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
-            reason, why = explain(error, peer_of(self._settings, self._settings.bootstrap_servers))
+            reason, why = explain_error(error, peer_of(self._settings, self._settings.bootstrap_servers))
             self._report_failure(topic, type(error).__name__, why, is_refused=isinstance(error, BrokerResponseError))
             if reason is KafkaReason.CLOCK:
                 self._problems.report(reason, f"topic {topic}: {why}", source=topic, lasts_s=SUSPECT_S)

@@ -12,7 +12,7 @@ from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
-from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.connection_errors import explain_error
 from dispatcher.kafka.log_bounds import Range, ranges_of
 from dispatcher.kafka.topic_lookup import described_topics
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
@@ -261,5 +261,5 @@ def translating_kafka_errors(settings: KafkaSettings) -> Iterator[None]:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
         address = settings.bootstrap_servers
-        _, detail = explain(error, peer_of(settings, address))
+        _, detail = explain_error(error, peer_of(settings, address))
         raise BrokerUnavailable(f"kafka at {address}: {detail}") from error

@@ -28,7 +28,7 @@ from dispatcher.stores.mass_removal import REMOVAL_AFTER_S, is_mass_removal
 from dispatcher.stores.sql.changes import NoNotices, listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
-from dispatcher.stores.sql.known_webhooks import KnownWebhooks
+from dispatcher.stores.sql.loaded_rows import LoadedRows
 from dispatcher.stores.sql.loading import WebhookRow, changed_in, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
@@ -67,7 +67,7 @@ class SqlStore:
         self._database = database
         self._encryption = encryption
         self._poll_s = poll_s
-        self._rows = KnownWebhooks()
+        self._rows = LoadedRows()
         self._seen: int | None = None  # value of the change counter up to which `_rows` is complete
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._away = ""
@@ -286,8 +286,8 @@ class SqlStore:
         changed = {row.tenant for row in rows if not self._is_as_known(row)}
         if is_all:
             changed |= self._rows.keys()
-            old = KnownWebhooks() if self._seen is not None else self._rows
-            self._rows = KnownWebhooks()
+            old = LoadedRows() if self._seen is not None else self._rows
+            self._rows = LoadedRows()
             rows = [_newer(old.get(row.tenant), row) for row in rows]
         for row in rows:
             known = self._rows.get(row.tenant)

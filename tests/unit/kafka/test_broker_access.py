@@ -12,7 +12,7 @@ from dispatcher.config.secrets import SecretSource
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import BrokerAccess
 from dispatcher.kafka.connection import ConnectionArguments, connection_arguments, until_answered
-from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.connection_errors import explain_error
 from dispatcher.kafka.problems import KafkaProblems
 from tests.unit.virtual_time import virtual_time
 
@@ -71,6 +71,6 @@ async def test_a_missing_token_is_an_error_of_the_connection(tmp_path: Path) -> 
     token.unlink()
     with pytest.raises(KafkaConnectionError) as raised:
         await access.token()
-    reason, detail = explain(raised.value, access.peer("kafka:9092"))
+    reason, detail = explain_error(raised.value, access.peer("kafka:9092"))
     assert reason is KafkaReason.TOKEN_UNAVAILABLE
     assert "kafka.security.oauth.token" in detail

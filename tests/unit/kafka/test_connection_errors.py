@@ -10,7 +10,7 @@ from aiokafka import TopicPartition, errors
 import dispatcher.kafka.connection  # noqa: F401  (registers the errors that aiokafka doesn't know)
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
-from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain
+from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain_error
 
 SASL = Peer("kafka:9093", "SASL_SSL", "SCRAM-SHA-512", "dispatcher", "group")
 PLAIN = Peer("kafka:9092", "PLAINTEXT", group_id="group")
@@ -73,7 +73,7 @@ CASES = [
 
 @pytest.mark.parametrize(("error", "peer", "reason", "says"), CASES, ids=lambda value: str(value)[:40])
 def test_an_error_is_named(error: Exception, peer: Peer, reason: str, says: str) -> None:
-    found, detail = explain(error, peer)
+    found, detail = explain_error(error, peer)
     assert (found, says in detail) == (reason, True), detail
     assert detail.isprintable()
 
@@ -81,7 +81,7 @@ def test_an_error_is_named(error: Exception, peer: Peer, reason: str, says: str)
 def test_a_certificate_that_is_not_trusted_says_why() -> None:
     error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
     error.verify_message = "certificate has expired"
-    assert explain(_closed_because_of(error), MTLS) == (
+    assert explain_error(_closed_because_of(error), MTLS) == (
         KafkaReason.TLS_UNTRUSTED,
         "its certificate is not trusted (certificate has expired): check kafka.security.ca and the name in "
         "bootstrap_servers",
@@ -91,4 +91,4 @@ def test_a_certificate_that_is_not_trusted_says_why() -> None:
 def test_a_chain_that_bites_its_tail_ends() -> None:
     one, other = OSError("one"), OSError("other")
     one.__cause__, other.__cause__ = other, one
-    assert explain(one, PLAIN)[0] == KafkaReason.UNREACHABLE
+    assert explain_error(one, PLAIN)[0] == KafkaReason.UNREACHABLE

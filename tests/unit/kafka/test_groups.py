@@ -12,7 +12,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.contract.kafka_problems import STOPS_READING, KafkaReason
 from dispatcher.kafka import groups
 from dispatcher.kafka.check import group_needs, topic_needs
-from dispatcher.kafka.probe import Findings, Operation
+from dispatcher.kafka.probe import AclOperation, Findings
 from dispatcher.kafka.topic_permissions import permissions
 
 SOURCES = Path(groups.__file__).parents[1]
@@ -54,10 +54,10 @@ def test_every_name_of_a_group_is_permitted() -> None:
 def test_every_topic_that_is_read_is_checked_for_reading() -> None:
     chosen = settings(STORED)
     permitted = {one.name: one.operations for one in permissions(chosen) if one.resource == "topic"}
-    read = {need.name for need in topic_needs(chosen) if Operation.READ in need.operations}
+    read = {need.name for need in topic_needs(chosen) if AclOperation.READ in need.operations}
     assert read == permitted.keys() - {"p.dead"}, "dead letters are read by the console and redrives only"
     (written,) = [need for need in topic_needs(settings({"store": "none"})) if need.name == "p.history"]
-    assert written.operations == (Operation.WRITE,)
+    assert written.operations == (AclOperation.WRITE,)
 
 
 def test_a_fault_of_the_history_does_not_stop_deliveries() -> None:

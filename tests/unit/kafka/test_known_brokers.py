@@ -11,12 +11,12 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka import aiokafka_patches, reconnecting
 from dispatcher.kafka.membership import Assignments, join
-from dispatcher.kafka.probe import GroupNeed, KafkaProbe, Operation, TopicNeed
+from dispatcher.kafka.probe import AclOperation, GroupNeed, KafkaProbe, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_reader import open_topics, partitions_of
 from tests.unit.kafka.advertised_brokers import AdvertisedBroker
 
-TOPIC = TopicNeed("events", (Operation.READ,), "create it")
+TOPIC = TopicNeed("events", (AclOperation.READ,), "create it")
 GROUPS = [GroupNeed("g"), GroupNeed("g.retry"), GroupNeed("g.held")]
 REFUSED = ("127.0.0.1", 1)
 UNKNOWN = ("kafka-0.kafka.svc.wrong.invalid", 9092)

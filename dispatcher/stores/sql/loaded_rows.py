@@ -1,4 +1,7 @@
-"""Keeps the webhooks as last read from the database, with totals that an edit changes without a look at the others."""
+"""Keeps the rows of webhooks as last read from the database, and totals over them.
+
+An edit changes the totals by its own row, so that a database of any size is not read again.
+"""
 
 from collections.abc import KeysView
 from hashlib import blake2b
@@ -10,7 +13,7 @@ from dispatcher.stores.sql.loading import WebhookRow
 _HASH_BYTES = 6
 
 
-class KnownWebhooks:
+class LoadedRows:
     """One row for each tenant."""
 
     def __init__(self) -> None:
