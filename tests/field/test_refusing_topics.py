@@ -28,7 +28,9 @@ class RefusingConfig:
 
 CONFIGS = (
     RefusingConfig("compacted, and the records have no key", {"cleanup.policy": "compact"}, "InvalidRecord"),
-    RefusingConfig("timestamps are always too old", {"message.timestamp.before.max.ms": "0"}, "InvalidTimestamp"),
+    RefusingConfig(
+        "timestamps are always too old", {"message.timestamp.before.max.ms": "0"}, "refused the time of a record"
+    ),
 )
 
 
@@ -55,8 +57,8 @@ async def test_a_tier_that_refuses_every_write_is_named_and_loses_nothing(scene:
             )
             await reports(dispatcher, "write_refused", f"topic {tier}", ready=True)
             await reports(dispatcher, "write_refused", case.error, ready=True)
-            if case.error == "InvalidTimestamp":
-                await reports(dispatcher, "clock", f"topic {tier} refused the time of a record", ready=True)
+            if "time of a record" in case.error:
+                await reports(dispatcher, "clock", f"topic {tier}: the broker refused the time of a record", ready=True)
             assert await scene.dead() == {}, case
             await _configure(scene, tier, {})
             scene.receiver.behave(f"/{failing.org}", None)
