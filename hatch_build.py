@@ -31,7 +31,7 @@ MODULES = (
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline", "flow/undelivered",
     "kafka/committing", "kafka/consumer", "kafka/decoded_records", "kafka/feeding", "kafka/offset_tracker",
-    "kafka/partition", "kafka/processing",
+    "kafka/partition", "kafka/processing", "kafka/read_ahead",
     "stores/cache",
     "telemetry/fast_metrics", "telemetry/tenant_metrics", "telemetry/trace_choice",
     "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request",

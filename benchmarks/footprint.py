@@ -121,7 +121,7 @@ async def memory(rig: Rig, count: int = IN_FLIGHT) -> Mapping[str, float]:
         "ops": {"host": "127.0.0.1", "port": port},
     }
     # It reads ahead two seconds of its own work; here it is made to read as far as it ever could.
-    prelude = f"from dispatcher.kafka import partition; partition.LEAST_AHEAD = {count}"
+    prelude = f"from dispatcher.kafka import read_ahead; read_ahead.LEAST_AHEAD = {count}"
     async with rig.dispatcher(topic, webhooks, prelude=prelude, **most) as subject:
         subject.start()
         highest, unfinished = 0.0, 0.0

@@ -63,7 +63,7 @@ from dispatcher.flow.pipeline import Pipeline
 from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.membership import Bounds
-from dispatcher.kafka.partition import ReadAheadLimit
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.logs import configure_logging

@@ -43,9 +43,9 @@ from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.open_batches import OPEN_BATCHES
-from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.kafka.topics import held_topic

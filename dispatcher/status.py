@@ -16,8 +16,8 @@ from dispatcher.health import STUCK_S, HealthCheck, LoopLag, OpsCallbacks
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
-from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.stores import WebhookSource

@@ -87,7 +87,7 @@ class WaitingTask:
 
 
 class ReadAhead(Protocol):
-    """Number of unfinished records that were read. Implemented by `kafka.partition.ReadAheadLimit`, a layer above."""
+    """Number of unfinished records that were read. Implemented by `kafka.read_ahead.ReadAheadLimit`, a layer above."""
 
     @property
     def records(self) -> int: ...

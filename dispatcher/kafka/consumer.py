@@ -31,9 +31,10 @@ from dispatcher.kafka.log_check import LogChecker
 from dispatcher.kafka.log_reports import LogLoss, report_cut_off, report_kept
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.open_transactions import note_open_transaction
-from dispatcher.kafka.partition import Partition, ReadAheadLimit
+from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import FastPath, RecordProcessor
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.tasks import set_within, together_until, with_end
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog

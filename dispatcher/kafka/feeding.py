@@ -9,7 +9,8 @@ from itertools import islice, takewhile
 from typing import Final
 
 from dispatcher.contract.records import Lease, Record
-from dispatcher.kafka.partition import Partition, ReadAheadLimit
+from dispatcher.kafka.partition import Partition
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.tasks import set_within
 
 DueIn = Callable[[Record, float], float]

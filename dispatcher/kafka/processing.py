@@ -18,7 +18,8 @@ from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
-from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
+from dispatcher.kafka.partition import InFlightRecord, Partition
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.partition import ReadAheadLimit
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.telemetry import metrics
 from tests.field.members import member, settings_of
 from tests.integration.brokers import needs_kafka

@@ -25,8 +25,9 @@ from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
 from dispatcher.kafka.committing import COMMIT_S
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import Run
-from dispatcher.kafka.partition import HEADER_BYTES, InFlightRecord, Partition, ReadAheadLimit, size_of
+from dispatcher.kafka.partition import HEADER_BYTES, InFlightRecord, Partition, size_of
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from tests.build_form import interpreted_only
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
@@ -65,12 +66,12 @@ class Bench:
         for _ in range(how_many):
             self.broker.append("t", bytes([partition]), b"value", ())
 
-    def consumer(self, *, budget: ReadAheadLimit | None = None, connect: Any = None, **fields: Any) -> Consumer:
+    def consumer(self, *, read_ahead: ReadAheadLimit | None = None, connect: Any = None, **fields: Any) -> Consumer:
         async def joined(listener: Any) -> Any:
             return Member(self.group, listener)
 
         return Consumer(
-            self.settings, ("t",), "g", self.process, budget or ReadAheadLimit(1000, 10**6), drain_timeout_s=5,
+            self.settings, ("t",), "g", self.process, read_ahead or ReadAheadLimit(1000, 10**6), drain_timeout_s=5,
             connect=connect or joined, clock=wall, **fields,
         )  # fmt: skip
 
@@ -442,47 +443,47 @@ async def test_one_record_that_hangs_stops_its_partition_only_at_ten_windows() -
 
 
 @virtual_time
-@pytest.mark.parametrize("budget", [ReadAheadLimit(7, 10**6), ReadAheadLimit(1000, 37)])
-async def test_the_process_has_a_bound_on_records_and_bytes(budget: ReadAheadLimit) -> None:
+@pytest.mark.parametrize("read_ahead", [ReadAheadLimit(7, 10**6), ReadAheadLimit(1000, 37)])
+async def test_the_process_has_a_bound_on_records_and_bytes(read_ahead: ReadAheadLimit) -> None:
     """Keys and values of six bytes: seven of them pass 37 bytes, and the last one that fits is let in."""
     bench = Bench()
     bench.produce(0, 60)
     bench.produce(1, 60)
     bench.script = lambda _: 0.05
-    await bench.run(bench.consumer(budget=budget))
+    await bench.run(bench.consumer(read_ahead=read_ahead))
     await asyncio.sleep(2)
 
     assert bench.most_under_way == 7
     assert (bench.committed(ONE), bench.committed(OTHER)) == ((60, []), (60, []))
-    assert (budget.records, budget.bytes) == (0, 0)
+    assert (read_ahead.records, read_ahead.bytes) == (0, 0)
     await bench.stop()
 
 
 @virtual_time
 async def test_large_headers_are_within_the_bound_on_bytes() -> None:
-    bench, budget = Bench(), ReadAheadLimit(1000, 3_000)
+    bench, read_ahead = Bench(), ReadAheadLimit(1000, 3_000)
     for _ in range(20):
         bench.broker.append("t", bytes([0]), b"v", [("h", b"x" * 1_000)])
     bench.script = lambda _: 0.05
-    await bench.run(bench.consumer(budget=budget))
+    await bench.run(bench.consumer(read_ahead=read_ahead))
     await asyncio.sleep(2)
 
     assert bench.most_under_way == 3
     assert bench.committed()[0] == 20
-    assert budget.bytes == 0
+    assert read_ahead.bytes == 0
     await bench.stop()
 
 
 @virtual_time
 async def test_a_budget_that_another_consumer_has_used_up_is_found_free_again() -> None:
     bench = Bench()
-    budget = ReadAheadLimit(3, 10**6, records=3)
+    read_ahead = ReadAheadLimit(3, 10**6, records=3)
     bench.produce(0, 5)
     bench.produce(1, 5)
-    await bench.run(bench.consumer(budget=budget))
+    await bench.run(bench.consumer(read_ahead=read_ahead))
     assert bench.first_result == []
     for _ in range(3):
-        budget.remove(0, 0.0)
+        read_ahead.remove(0, 0.0)
     await asyncio.sleep(1)
 
     assert len(bench.first_result) == 10
@@ -496,29 +497,29 @@ WAITS = [BrakeEngaged("most would die"), NotWritten("t.retry.30s"), StoreUnavail
 @pytest.mark.parametrize("error", WAITS, ids=lambda error: type(error).__name__)
 async def test_records_that_are_repeated_for_long_stop_no_other_partition(error: Exception) -> None:
     """Each other record takes a second, so the limit is at its least."""
-    bench, budget = Bench(partition_window=10_000), ReadAheadLimit(20_000, 10**8)
+    bench, read_ahead = Bench(partition_window=10_000), ReadAheadLimit(20_000, 10**8)
     bench.produce(0, 12_000)
     bench.script = lambda record: error if record.partition == 0 else 1.0
-    await bench.run(bench.consumer(budget=budget))
+    await bench.run(bench.consumer(read_ahead=read_ahead))
     await asyncio.sleep(10)
     bench.produce(1, 100)
     await asyncio.sleep(10)
 
     assert bench.committed(OTHER)[0] == 100
-    assert 0 < budget.repeated <= 20_000 / 5, "one partition takes its share only"
-    assert budget.records == 0
+    assert 0 < read_ahead.repeated <= 20_000 / 5, "one partition takes its share only"
+    assert read_ahead.records == 0
     bench.script = lambda _: None
     await asyncio.sleep(120)
     assert bench.committed(ONE)[0] == 12_000, "and its records go on once they can"
-    assert (budget.records, budget.repeated, budget.bytes) == (0, 0, 0)
+    assert (read_ahead.records, read_ahead.repeated, read_ahead.bytes) == (0, 0, 0)
     await bench.stop()
 
 
 @virtual_time
 async def test_large_records_that_are_repeated_leave_memory_to_the_other_partitions() -> None:
-    bench, budget = Bench(), ReadAheadLimit(20_000, 900_000)
+    bench, read_ahead = Bench(), ReadAheadLimit(20_000, 900_000)
     bench.script = lambda record: NotWritten("t.retry.30s") if record.partition == 0 else None
-    await bench.run(bench.consumer(budget=budget))
+    await bench.run(bench.consumer(read_ahead=read_ahead))
     for _ in range(5_000):
         bench.broker.append("t", bytes([0]), b"x" * 290, ())
     await asyncio.sleep(20)
@@ -526,9 +527,9 @@ async def test_large_records_that_are_repeated_leave_memory_to_the_other_partiti
     await asyncio.sleep(10)
 
     assert bench.committed(OTHER)[0] == 100
-    assert budget.repeated
+    assert read_ahead.repeated
     assert await bench.stop() < 6
-    assert (budget.records, budget.repeated, budget.bytes) == (0, 0, 0)
+    assert (read_ahead.records, read_ahead.repeated, read_ahead.bytes) == (0, 0, 0)
 
 
 @virtual_time

@@ -19,7 +19,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.held_topic import tenant_of
-from dispatcher.kafka.partition import ReadAheadLimit
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.telemetry.event_log import EventLog
 from tests.unit.delivering import test_consumer
 from tests.unit.delivering.builders import Answer, Bench, wall

@@ -38,7 +38,7 @@ from dispatcher.errors import NotWritten, UnreadableEvent
 from dispatcher.flow.fast_path import RecordListener
 from dispatcher.kafka.commit_metadata import decode_metadata
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.partition import ReadAheadLimit
+from dispatcher.kafka.read_ahead import ReadAheadLimit
 from dispatcher.transport.request import Request
 from tests.unit.delivering.builders import Bench, FakeStore, Posting, wall
 from tests.unit.examples import EMAIL_EVENT, changed, webhook
