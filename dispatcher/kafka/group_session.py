@@ -20,7 +20,7 @@ from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.log_bounds import LONGEST_ANSWER_S
 from dispatcher.kafka.membership import GroupClient
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 from dispatcher.tasks import Backoff, set_within, unless_stopped
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
@@ -186,7 +186,7 @@ class GroupSession:
         if not tps:
             self.problems.clear(KafkaReason.PARTITION_OFFLINE, source=self.source)
             return
-        named = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(tps)[:MOST_NAMED])
+        named = ", ".join(partition_name(tp) for tp in sorted(tps)[:MOST_NAMED])
         more = f" and {len(tps) - MOST_NAMED} more" if len(tps) > MOST_NAMED else ""
         detail = f"no broker answers for {named}{more}: their records wait; start the brokers that have their replicas"
         self.problems.report(KafkaReason.PARTITION_OFFLINE, detail, source=self.source, lasts_s=REPORTED_S)

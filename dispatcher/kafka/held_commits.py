@@ -25,7 +25,7 @@ from dispatcher.kafka.held_topic import Directory, HeldTopic, Snapshot, Snapshot
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.metadata_limit import SIZE_REFUSED, MetadataLimit
 from dispatcher.kafka.offset_tracker import OffsetTracker
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -206,8 +206,8 @@ class HeldCommitter:
                 one.write_again_at = asyncio.get_running_loop().time() + SNAPSHOT_AGAIN_S
                 one.is_dirty = True
                 log.warning(
-                    "committed without a new snapshot: a restart may repeat held events", partition=one.tp.partition,
-                    error=type(error).__name__, why=str(error)[:256],
+                    "committed without a new snapshot: a restart may repeat held events",
+                    partition=partition_name(one.tp), error=type(error).__name__, why=str(error)[:256],
                 )  # fmt: skip
         return position, one.snapshot_at if snapshot.tenants else None, one.directory
 
@@ -236,5 +236,9 @@ class HeldCommitter:
             return await self._topic.write_snapshot(tp.partition, snapshot)
         except RecordTooLarge as error:
             metrics.COMMIT_FAILURES.inc()
-            log.warning("a restart will read held events again, or repeat some", why=str(error)[:256])
+            log.warning(
+                "a restart will read held events again, or repeat some",
+                partition=partition_name(tp),
+                why=str(error)[:256],
+            )
             return None

@@ -32,7 +32,7 @@ from dispatcher.kafka.held_start import HeldStart, bounds_of, find_start, is_sam
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.log_reports import report_cut_off, report_kept, report_removed
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 from dispatcher.tasks import Backoff, together_until
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
@@ -243,8 +243,7 @@ class HeldEvents:
             except Exception as error:  # noqa: BLE001  (the session reports whatever it is)
                 one.unanswered_at = loop.time()
                 self._check_again_at = one.unanswered_at + CHECK_AGAIN_S
-                place = f"{one.tp.topic}/{one.tp.partition}"
-                log.warning("a partition of held events waits: its log can't be read", partition=place)
+                log.warning("a partition of held events waits: its log can't be read", partition=partition_name(one.tp))
                 self.session.report(error)
                 return
 
@@ -287,7 +286,7 @@ class HeldEvents:
         except OffsetOutOfRangeError as error:  # the log is another one, or retention has passed the position
             for tp in error.args[0]:
                 if tp in self._assigned:
-                    log.info("a log of held events is checked: it lacks the position", partition=tp.partition)
+                    log.info("a log of held events is checked: it lacks the position", partition=partition_name(tp))
                     self._assigned[tp].source = None
             await asyncio.sleep(FIRST_REPEAT_S)
         except IllegalStateError:
@@ -351,7 +350,9 @@ class HeldEvents:
 
     def _restarted_state(self, one: HeldAssignment, offset: int) -> HeldPartition:
         """Returns an empty state that begins at `offset`, for a log that was truncated or recreated."""
-        log.warning("the topic of held events went back: reading it again", partition=one.tp.partition, offset=offset)
+        log.warning(
+            "the topic of held events went back: reading it again", partition=partition_name(one.tp), offset=offset
+        )
         return HeldPartition(offset, {}, self._max_age_s)
 
     # Reviewing

@@ -19,7 +19,7 @@ from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_bounds import LONGEST_ANSWER_S
 from dispatcher.kafka.log_reports import LogLoss, report_if_foreign, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +130,7 @@ async def _committed_start(
         record = await _record_at(client, tp, named.progress, bounds)
         snapshot = None if record is None else Snapshot.of(record)
         if snapshot is None:
-            log.warning("held events may be repeated: their snapshot is gone", partition=tp.partition)
+            log.warning("held events may be repeated: their snapshot is gone", partition=partition_name(tp))
         else:
             start = replace(start, snapshot=snapshot, snapshot_at=named.progress)
     if named.directory is not None and claim.fingerprint is not None:
@@ -138,7 +138,7 @@ async def _committed_start(
         directory = None if record is None else Directory.of(record)
         start = replace(start, directory=directory, directory_at=None if directory is None else named.directory)
         if start.directory is None:
-            log.info("all held events are read again: their directory is gone", partition=tp.partition)
+            log.info("all held events are read again: their directory is gone", partition=partition_name(tp))
     return start
 
 

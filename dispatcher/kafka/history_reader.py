@@ -31,6 +31,7 @@ from dispatcher.kafka.log_sources import LogSources
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.metadata_limit import SIZE_REFUSED
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
+from dispatcher.kafka.problems import partition_name
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.kafka.unreadable_records import pass_over_unreadable
 from dispatcher.tasks import Backoff, Result
@@ -205,7 +206,7 @@ class HistoryReader:
                 consumer.seek(tp, go_on_at)
             else:
                 del self._last[tp]
-                place = f"{tp.topic}/{tp.partition}"
+                place = partition_name(tp)
                 log.warning("history is read from the log's start: its last stored record is gone", partition=place)
                 consumer.seek(tp, 0)
         return {tp: records for tp, records in polled.items() if tp not in compared}

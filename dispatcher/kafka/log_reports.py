@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.commit_metadata import CommittedPosition
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ def report_lost_log(
 ) -> None:
     """Counts, logs and reports that a partition's log was lost: it is read again from offset `start`."""
     metrics.LOG_RESETS.labels(tp.topic, loss.value).inc()
-    place = f"{tp.topic}/{tp.partition}"
+    place = partition_name(tp)
     log.error(
         "the log of a partition is not the one that was read before: its positions are discarded, and it is read "
         "from its start", group=group_id, partition=place, reason=loss.value, position=position, begins_at=start,
@@ -49,7 +49,7 @@ def report_removed(
 ) -> None:
     """Counts, logs and reports records that retention removed from a partition before they were read."""
     metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(removed)
-    place = f"{tp.topic}/{tp.partition}"
+    place = partition_name(tp)
     log.error(
         "records were removed from a partition before they were read: lost", group=group_id, partition=place,
         records=removed, position=position, log_start=start,
@@ -74,7 +74,7 @@ def report_if_foreign(
         return
     if now.fingerprint is not None or now.is_start or now.position <= before.position:
         return
-    place = f"{tp.topic}/{tp.partition}"
+    place = partition_name(tp)
     log.error(
         "a client that isn't a dispatcher has committed a position: the records before it are not delivered",
         group=group_id, partition=place, position_before=before.position, position=now.position,
@@ -88,7 +88,7 @@ def report_kept(group_id: str, tp: TopicPartition, records: int) -> None:
     """Logs that the records that were read of a log that is gone are still delivered."""
     log.warning(
         "the log of a partition is gone: what was read of it is still delivered", group=group_id,
-        partition=f"{tp.topic}/{tp.partition}", records=records,
+        partition=partition_name(tp), records=records,
     )  # fmt: skip
 
 
@@ -97,5 +97,5 @@ def report_cut_off(group_id: str, tp: TopicPartition, records: int) -> None:
     metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(records)
     log.error(
         "stopped before all records of a log that is gone were delivered: lost", group=group_id,
-        partition=f"{tp.topic}/{tp.partition}", records=records,
+        partition=partition_name(tp), records=records,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from math import inf
 from typing import Final
 
 import structlog
+from aiokafka import TopicPartition
 
 from dispatcher.contract.kafka_problems import STOPS_READING, KafkaReason
 from dispatcher.telemetry import metrics
@@ -22,6 +23,11 @@ MAX_DETAIL: Final = 500
 """Characters of a detail: it may quote a broker."""
 MAX_REPORTED: Final = 1000
 """Problems that are kept: partitions and brokers are few."""
+
+
+def partition_name(tp: TopicPartition) -> str:
+    """Returns the name of a partition in log lines, and as the source of a problem: `topic/0`."""
+    return f"{tp.topic}/{tp.partition}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from dispatcher.kafka import decoded_records, open_batches
 from dispatcher.kafka.fetch_gaps import fetched_partitions
 from dispatcher.kafka.open_batches import OPEN_BATCHES, BatchTooLarge, NoRoomForBatch
 from dispatcher.kafka.partition import size_of
-from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.problems import KafkaProblems, partition_name
 from dispatcher.telemetry import metrics
 
 PAUSE_S: Final = 5.0
@@ -362,7 +362,7 @@ def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: 
         problems.report(
             KafkaReason.RECORDS_UNREADABLE,
             f"{detail}: the partition waits; {cure}, or remove the records up to it",
-            source=f"{tp.topic}/{tp.partition}",
+            source=partition_name(tp),
             lasts_s=3 * pause_s,
         )
         state.pause()
@@ -377,7 +377,7 @@ def _reporting_log_errors(send: Send, problems_of: ProblemsOf) -> Send:
         response = await send(client, node_id, request, **named)
         for tp, code in fetched_partitions(request, response):
             if code in LOG_ERRORS and (problems := problems_of(client)) is not None:
-                place = f"{tp.topic}/{tp.partition}"
+                place = partition_name(tp)
                 problems.report(
                     KafkaReason.RECORDS_UNREADABLE,
                     f"{place}: broker {node_id} can't read its log ({kafka_errors.for_code(code).__name__}): "
