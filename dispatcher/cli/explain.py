@@ -18,7 +18,7 @@ from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, StoreUnavailable, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
-from dispatcher.kafka.topic_reader import read_record
+from dispatcher.kafka.topic_reader import fetch_record
 from dispatcher.service import checked_source
 
 _TITLES = {
@@ -68,7 +68,7 @@ async def _explained(
     settings: Settings, event: Path | None, topic: str | None, partition: int, offset: int, ops: str | None
 ) -> Explanation:
     if event is None:
-        record = await read_record(settings.kafka, Origin(topic or settings.kafka.topic, partition, offset))
+        record = await fetch_record(settings.kafka, Origin(topic or settings.kafka.topic, partition, offset))
     else:
         record = Record(settings.kafka.topic, 0, 0, int(time.time() * 1000), None, _content(event), ())
     limits = Limits(

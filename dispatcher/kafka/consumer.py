@@ -78,7 +78,7 @@ class Consumer:
             drain_timeout_s: time for requests under way after `stop`.
             due_in_s: returns the seconds that a record has to wait; None if records never wait.
             fast_path: begins records that need no task; None if every record gets one.
-            in_flight: returns the number of POSTs in flight in the process.
+            in_flight: returns the number of POSTs in flight in the process; by default none are.
             on_fenced: called when another process has taken this member's place; the consumer stops by itself.
             connect: replaces aiokafka's consumer, for tests.
             clock: unix time.

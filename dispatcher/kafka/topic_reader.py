@@ -174,7 +174,7 @@ async def open_topics(
             await stopped(consumer)
 
 
-async def read_record(settings: KafkaSettings, place: Origin) -> Record:
+async def fetch_record(settings: KafkaSettings, place: Origin) -> Record:
     """Reads one record. The topic's other partitions may be without a leader.
 
     Raises:

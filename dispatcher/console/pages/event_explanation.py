@@ -18,7 +18,7 @@ from dispatcher.contract.reason_texts import SKIPPED
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import BrokerUnavailable, NotFound
 from dispatcher.flow.explain import Explanation, Limits, Line, explain
-from dispatcher.kafka.topic_reader import read_record
+from dispatcher.kafka.topic_reader import fetch_record
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -55,7 +55,7 @@ async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
     """
     try:
         async with asyncio.timeout(CHECK_S):
-            return await read_record(settings, origin)
+            return await fetch_record(settings, origin)
     except TimeoutError:
         raise BrokerUnavailable from None
 

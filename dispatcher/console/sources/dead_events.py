@@ -25,7 +25,7 @@ from dispatcher.errors import BrokerUnavailable, NotFound, PartitionsUnavailable
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import OnProgress, Redrive, RedriveTally, Selection
-from dispatcher.kafka.topic_reader import SHORT_LEADER_S, TopicReader, open_topics, read_record, shown
+from dispatcher.kafka.topic_reader import SHORT_LEADER_S, TopicReader, fetch_record, open_topics, shown
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from dispatcher.stores.sql.records import Orgs
@@ -120,7 +120,7 @@ class DeadLetterReader:
         self.get(dead_id, orgs=None)
         try:
             async with asyncio.timeout(CHECK_S):
-                record = await read_record(self._kafka, Origin(self._topic, *place_of(dead_id)))
+                record = await fetch_record(self._kafka, Origin(self._topic, *place_of(dead_id)))
         except TimeoutError:
             raise BrokerUnavailable from None
         return DeadRecord(record.key, record.value, tuple((name, value) for name, value in record.headers))
