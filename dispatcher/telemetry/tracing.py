@@ -41,7 +41,7 @@ from dispatcher.config.settings import TracingSettings, fit_for_a_header
 from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhook_revision import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
-from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState
+from dispatcher.contract.records import Origin, ProcessingAttempt, ProcessRecord, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining
 from dispatcher.tasks import set_within
@@ -258,9 +258,9 @@ def _producers_decision(record: Record) -> bool | None:
     return parent.trace_flags.sampled if parent.is_valid else None
 
 
-def _place_of(retry_state: RetryState) -> tuple[str, int]:
+def _place_of(retry_state: RetryState) -> tuple[Origin, int]:
     """Returns the event's original place, and the timestamp of its record there."""
-    return str(retry_state.origin), retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
+    return retry_state.origin, retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
 
 
 class _TraceIds(RandomIdGenerator):

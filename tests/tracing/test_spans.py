@@ -256,15 +256,32 @@ async def test_the_early_decision_is_the_one_of_the_sdks_sampler(
 
 
 @pytest.mark.parametrize("above", [-(2**32), -1, 0, 1, 2**32])
-def test_the_checksum_alone_decides_as_the_whole_trace_id_does(above: int) -> None:
-    bound = (trace_id("events/3/7", 5) & (2**64 - 1)) + above
-    assert TraceChoice(bound, lambda _: None).includes_place("events/3/7", 5) is (above > 0)
+@pytest.mark.parametrize("offset", [7, 2**31, 2**63 - 1])
+def test_the_lot_alone_decides_as_the_whole_trace_id_does(offset: int, above: int) -> None:
+    origin = Origin("events", 3, offset)
+    choice = TraceChoice((trace_id(origin, 5) & (2**64 - 1)) + above, lambda _: None)
+    assert choice.includes_place(origin, 5) is (above > 0)
+    assert choice.includes(a_record(b"{}", None, (), "events", 3, offset, 5)) is (above > 0)
 
 
 @pytest.mark.parametrize(("ratio", "sampled"), [(0, False), (1, True)])
 async def test_a_ratio_of_none_or_all_is_exact(collector: Collector, ratio: float, sampled: bool) -> None:
     async with Tracing(settings_for(collector, sample_ratio=ratio)) as tracing:
         assert {tracing.is_sampled(record(offset=offset)) for offset in range(1000)} == {sampled}
+
+
+@pytest.mark.parametrize("partition", [0, 1, 99])
+@pytest.mark.parametrize("ms_apart", [0, 1, 7, 1000])
+@pytest.mark.parametrize("first", [0, 2**31 - 5_000, 10**15])
+def test_the_share_of_traced_events_is_the_ratio_in_any_partition(first: int, ms_apart: int, partition: int) -> None:
+    records = [
+        a_record(b"{}", None, (), "events", partition, first + number, 1_753_171_200_123 + ms_apart * number)
+        for number in range(10_000)
+    ]
+    for ratio in (0.001, 0.01, 0.1, 0.5):
+        choice = TraceChoice(TraceIdRatioBased(ratio).bound, lambda _: None)
+        deviation = (len(records) * ratio * (1 - ratio)) ** 0.5
+        assert abs(sum(map(choice.includes, records)) - len(records) * ratio) < 5 * deviation
 
 
 async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -> None:
