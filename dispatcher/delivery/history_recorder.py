@@ -128,11 +128,15 @@ class HistoryRecorder:
             int(attempt.elapsed_s * 10_000 + 0.5) / 10,  # takes a third of the time of `round`
             attempt.status,
             "delivered" if is_delivered else judgement.verdict.name.lower(),
+            "",
+            None,
+            "",
+            attempt.reused,
+            None,
+            1,
+            is_delivered and (number > 1 or pending.has_waited),
         )
-        entry.reused = attempt.reused
-        if is_delivered:
-            entry.has_earlier = number > 1 or pending.has_waited
-        else:
+        if not is_delivered:
             entry.detail = in_text(attempt.detail[:MAX_DETAIL])
             entry.headers = _headers(attempt)
             if attempt.body:

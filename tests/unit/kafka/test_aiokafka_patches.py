@@ -7,12 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, codec
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata
 
 import dispatcher.kafka.connection  # noqa: F401  (applies the patches)
@@ -124,3 +126,18 @@ async def test_metadata_is_requested_a_few_times_a_second_at_most() -> None:
     while asyncio.get_running_loop().time() < until:
         await client._metadata_update(client.cluster, set())
     assert 5 < asked <= 10 * UPDATES_A_SECOND + UPDATES_A_SECOND
+
+
+def test_batches_are_compressed_by_the_fastest_level() -> None:
+    def built(compression: int) -> bytes:
+        batch = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, 0, 100_000)
+        for number in range(100):
+            assert batch.append(number, 0, b"key", b'{"number":%d,"square":%d}' % (number, number**2), [])
+        return bytes(batch.build())
+
+    header = 61  # of a record batch, version 2
+    plain, compressed = built(0), built(4)
+    assert compressed[header:] == codec.zstd_encode(plain[header:], level=1)
+    assert compressed[header:] != codec.zstd_encode(plain[header:], level=3)
+    batch = MemoryRecords(compressed).next_batch()
+    assert [record.value for record in batch][7] == b'{"number":7,"square":49}'
