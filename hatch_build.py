@@ -24,8 +24,8 @@ YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 GROUP = "dispatcher_compiled"
 MODULES = (
     "config/webhook_revision",
-    "contract/event_reader", "contract/events", "contract/feedback", "contract/outcomes", "contract/recipient",
-    "contract/record_text", "contract/records",
+    "contract/encoded_entries", "contract/event_reader", "contract/events", "contract/feedback", "contract/outcomes",
+    "contract/recipient", "contract/record_text", "contract/records",
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
     "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",

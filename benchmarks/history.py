@@ -25,7 +25,7 @@ from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records, kept_as
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, kept_as
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import ChildProcess, free_ports
 from dispatcher.errors import StoreUnavailable
@@ -35,6 +35,7 @@ from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_schema import KEPT
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_store import HistoryStore
+from tests.history_records import record_of
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions
@@ -161,10 +162,10 @@ async def _produce(bootstrap_servers: str, topic: str, made: Made) -> int:
     try:
         for first in range(0, made.count, A_RECORD):
             entries = [made.entry(number) for number in range(first, min(first + A_RECORD, made.count))]
-            for value, _ in encode_records(7, first, entries):
-                for _repeat in range(2 if first // A_RECORD % 10 == 0 else 1):
-                    await producer.send(topic, value, partition=written % PARTITIONS)
-                    written += 1
+            value = record_of(7, first, entries)
+            for _repeat in range(2 if first // A_RECORD % 10 == 0 else 1):
+                await producer.send(topic, value, partition=written % PARTITIONS)
+                written += 1
         await producer.flush()
     finally:
         await producer.stop()

@@ -47,7 +47,6 @@ from dispatcher.config.webhook_revision import Webhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
-from dispatcher.contract.history import encode_records
 from dispatcher.contract.outcomes import Attempt, Delivered, Outcome, Phases
 from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -60,6 +59,7 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.delivery.verdicts import DELIVERED
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
+from dispatcher.kafka.aiokafka_patches import ZSTD_LEVEL
 from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.membership import Bounds
@@ -494,8 +494,7 @@ async def history(parts: Services) -> AsyncIterator[Step]:
             if recorder.ready.is_set():
                 recorder.ready.clear()
                 for _, entries in recorder.take_full():
-                    for value, _ in encode_records(1, 1, entries):
-                        cramjam.zstd.compress(value)
+                    cramjam.zstd.compress(entries.value(1, 1), level=ZSTD_LEVEL)
 
     yield step
 

@@ -43,17 +43,20 @@ class Plan:
         return 5 if self.full else 3
 
 
+_EVENTS: Final = 150_000
+"""Of one run: six seconds, so that what happens once (imports for the first span, the first connections) has no part in
+a steady rate."""
 _HISTORY: Final = {"store": "none"}
 """Dispatchers write the topic; what reads it runs elsewhere."""
 _MAIN: Final[Mapping[str, Measure]] = {
-    "bare client": lambda on: throughput.client(on, "bare", 60_000),
-    "dispatcher": lambda on: throughput.dispatcher(on, 60_000),
-    "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 60_000, 10),
-    "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, 60_000, 200),
-    "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000),
-    "dispatcher, history": lambda on: throughput.dispatcher(on, 60_000, history=_HISTORY),
-    "dispatcher, history, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000, history=_HISTORY),
-    "dispatcher, one event in 100 traced": lambda on: throughput.traced(on, 60_000, 0.01),
+    "bare client": lambda on: throughput.client(on, "bare", _EVENTS),
+    "dispatcher": lambda on: throughput.dispatcher(on, _EVENTS),
+    "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, _EVENTS, 10),
+    "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, _EVENTS, 200),
+    "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, _EVENTS, 10_000),
+    "dispatcher, history": lambda on: throughput.dispatcher(on, _EVENTS, history=_HISTORY),
+    "dispatcher, history, 10,000 tenants": lambda on: throughput.dispatcher(on, _EVENTS, 10_000, history=_HISTORY),
+    "dispatcher, one event in 100 traced": lambda on: throughput.traced(on, _EVENTS, 0.01),
     "plain pipeline": lambda on: throughput.plain(on, 24_000),
 }
 """By turns, `runs` times."""
@@ -144,13 +147,13 @@ def _others(others: Sequence[Form]) -> dict[str, Measure]:
 
 
 async def _of_form(on: Rig, form: Form, of: int) -> Rate:
-    return await throughput.dispatcher(on, 60_000, of, form=form)
+    return await throughput.dispatcher(on, _EVENTS, of, form=form)
 
 
 def _go(program: Path) -> dict[str, Measure]:
     return {
-        "Go program": lambda on: throughput.go(on, program, 60_000),
-        "Go program, 200 tenants": lambda on: throughput.go(on, program, 60_000, 200),
+        "Go program": lambda on: throughput.go(on, program, _EVENTS),
+        "Go program, 200 tenants": lambda on: throughput.go(on, program, _EVENTS, 200),
     }
 
 

@@ -4,7 +4,7 @@
 be added in the same version, so readers ignore fields that they don't know. Nothing here holds a payload or an address.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -20,8 +20,6 @@ MAX_ID: Final = 256
 MAX_DETAIL: Final = 256
 MAX_ANSWER: Final = 2048
 """Characters of the beginning of an answer."""
-MAX_RECORD: Final = 256_000
-"""Bytes of a record's value; more entries go into another record."""
 
 
 class HistoryOutcome(StrEnum):
@@ -162,7 +160,8 @@ def classes_of(outcomes: Iterable[HistoryOutcome]) -> frozenset[KeptAs]:
     return frozenset({KeptAs.FAILED, *(_KEPT_AS[outcome] for outcome in outcomes)})
 
 
-_encoder = msgspec.json.Encoder()
+encode_entry: Final = msgspec.json.Encoder().encode
+"""Returns an entry as `EncodedEntries` and a record hold it."""
 _decoder = msgspec.json.Decoder(HistoryRecord)
 _unchecked_decoder = msgspec.json.Decoder(_UncheckedRecord)
 _entry_decoder = msgspec.json.Decoder(HistoryEntry)
@@ -172,17 +171,6 @@ _ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def bucket_of(org: str | None, sandbox: str | None) -> int:
     """Returns the tenant's bucket: CRC-32 of `org/sandbox` modulo 256. Its decimal text is the record's key."""
     return crc32(f"{org or ''}/{sandbox or ''}".encode(errors="replace")) % BUCKETS
-
-
-def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:
-    """Returns the values of as few records as can hold the entries, each with the number of its entries."""
-    value = _encoder.encode(HistoryRecord(VERSION, writer, first, list(entries)))
-    if len(value) <= MAX_RECORD or len(entries) == 1:
-        yield value, len(entries)
-        return
-    half = len(entries) // 2
-    yield from encode_records(writer, first, entries[:half])
-    yield from encode_records(writer, first + half, entries[half:])
 
 
 def decode_record(value: bytes | None) -> DecodedRecord:

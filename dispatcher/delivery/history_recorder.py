@@ -7,11 +7,14 @@ left out, because history may have gaps but deliveries must not slow down.
 import asyncio
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import structlog
+
 from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.encoded_entries import EncodedEntries
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.history import (
     MAX_ANSWER,
@@ -38,10 +41,10 @@ from dispatcher.delivery.pending_delivery import PendingDelivery
 from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
 from dispatcher.telemetry import metrics
 
-MAX_BUFFERED: Final = 20_000
-"""Entries, about 20 MB: more than a second of a busy process."""
-FULL_RECORD: Final = 100
-"""Number of entries of one bucket that are written without waiting for more."""
+log = structlog.get_logger(__name__)
+
+MAX_BUFFERED: Final = 16_000_000
+"""Bytes of encoded entries, some 30,000: more than a second of a busy process."""
 MAX_COUNTS: Final = 1_000
 """Pairs of tenant and reason that are counted within a minute; events of further tenants are counted together."""
 MAX_BUCKETS_CACHED: Final = 20_000
@@ -76,12 +79,14 @@ class HistoryRecorder:
         self.keep_answer = MAX_ANSWER if settings.answers else 0
         """Bytes of an answer's body that entries may show."""
         self._clock = clock
-        self._buffers: dict[int, list[HistoryEntry]] = {}
+        self._buffers: dict[int, EncodedEntries] = {}
+        self._full: deque[tuple[int, EncodedEntries]] = deque()
+        """Entries that fill a record, with their bucket."""
         self._buckets: dict[TenantKey, int] = {}
         self._counts: Counter[tuple[TenantKey | None, SkipReason]] = Counter()
         """Events of the minute that are not listed; the tenant is None for those that are counted together."""
         self._counted_minute = 0
-        self.buffered = 0
+        self._bytes = 0
         self.ready = asyncio.Event()
         """Set when a record is full."""
 
@@ -186,21 +191,24 @@ class HistoryRecorder:
             self._entry(HistoryOutcome.REDRIVEN, event, origin, reason),
         )
 
-    def take_full(self) -> Iterator[tuple[int, list[HistoryEntry]]]:
-        """Removes and yields the entries of each bucket that fills a record."""
-        for bucket in [bucket for bucket, entries in self._buffers.items() if len(entries) >= FULL_RECORD]:
-            yield self._take(bucket)
+    @property
+    def buffered(self) -> int:
+        """Number of entries that wait to be written."""
+        return sum(len(entries) for _, entries in self._full) + sum(map(len, self._buffers.values()))
 
-    def take_all(self, *, at_end: bool = False) -> Iterator[tuple[int, list[HistoryEntry]]]:
-        """Removes and yields the entries of all buckets. Counts of the current minute stay, unless the process ends."""
+    def take_full(self) -> Iterator[tuple[int, EncodedEntries]]:
+        """Removes and yields the entries that fill a record, each with its bucket."""
+        while self._full:
+            bucket, entries = self._full.popleft()
+            self._bytes -= entries.size
+            yield bucket, entries
+
+    def take_all(self, *, at_end: bool = False) -> Iterator[tuple[int, EncodedEntries]]:
+        """Removes and yields all entries. Counts of the current minute stay, unless the process ends."""
         self._write_counts(at_end=at_end)
-        for bucket in list(self._buffers):
-            yield self._take(bucket)
-
-    def _take(self, bucket: int) -> tuple[int, list[HistoryEntry]]:
-        entries = self._buffers.pop(bucket)
-        self.buffered -= len(entries)
-        return bucket, entries
+        self._full.extend(self._buffers.items())
+        self._buffers = {}
+        yield from self.take_full()
 
     def _entry(
         self, outcome: HistoryOutcome, event: DeliveryEvent | None, origin: Origin, reason: str,
@@ -229,16 +237,23 @@ class HistoryRecorder:
         )
 
     def _add(self, tenant: TenantKey | None, entry: HistoryEntry) -> None:
-        if self.buffered >= MAX_BUFFERED:
+        if self._bytes >= MAX_BUFFERED:
             metrics.HISTORY_LOST.labels("buffer_full").inc(entry.count)
             return
         bucket = self._bucket(tenant)
         entries = self._buffers.get(bucket)
         if entries is None:
-            entries = self._buffers[bucket] = []
-        entries.append(entry)
-        self.buffered += 1
-        if len(entries) == FULL_RECORD:
+            entries = self._buffers[bucket] = EncodedEntries()
+        try:
+            self._bytes += entries.add(entry)
+        except Exception:  # a text that isn't Unicode costs this entry, never the delivery
+            metrics.ERRORS.labels("history").inc()
+            metrics.HISTORY_LOST.labels("not_written").inc(entry.count)
+            log.exception("a history entry is lost because of a bug")
+            return
+        if entries.is_full:
+            del self._buffers[bucket]
+            self._full.append((bucket, entries))
             self.ready.set()
 
     def _bucket(self, tenant: TenantKey | None) -> int:

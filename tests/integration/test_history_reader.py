@@ -17,7 +17,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.contract.records import Record
 from dispatcher.errors import StoreUnavailable
@@ -28,6 +28,7 @@ from dispatcher.kafka.history_reader import HistoryReader, lag_of
 from dispatcher.kafka.log_sources import LogSources
 from dispatcher.telemetry import metrics
 from tests.conftest import Broker
+from tests.history_records import record_of
 from tests.integration.harness import until
 from tests.kafka import topics
 
@@ -41,8 +42,7 @@ async def produce(kafka: Broker, topic: str, first: int, count: int) -> None:
     try:
         for number in range(first, first + count):
             entry = HistoryEntry(int(time.time() * 1000), HistoryOutcome.DEAD, "A", "b", webhook_id=f"msg_{number}")
-            [(value, _)] = encode_records(1, number, [entry])
-            await producer.send_and_wait(topic, value, key=b"1", partition=number % PARTITIONS)
+            await producer.send_and_wait(topic, record_of(1, number, [entry]), key=b"1", partition=number % PARTITIONS)
     finally:
         await producer.stop()
 

@@ -16,10 +16,11 @@ from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.fleet_state import StateEvidence, decode_evidence, evidence_by_tenant
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, encode_records
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
+from tests.history_records import record_of
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, until
 from tests.integration.test_history import Worker, history_settings, topic_of
@@ -67,9 +68,9 @@ async def produce(scene: Stage, ledger: Ledger, chance: random.Random, records: 
             first = len(ledger.entries)
             entries = made(chance, A_RECORD, first)
             ledger.entries += entries
-            for value, _count in encode_records(7, first, entries):
-                for _repeat in range(1 + (chance.random() < 0.2)):
-                    await producer.send(topic_of(scene), value, key=b"%d" % chance.randrange(256))
+            value = record_of(7, first, entries)
+            for _repeat in range(1 + (chance.random() < 0.2)):
+                await producer.send(topic_of(scene), value, key=b"%d" % chance.randrange(256))
         await producer.flush()
     finally:
         await producer.stop()

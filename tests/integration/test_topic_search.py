@@ -6,12 +6,13 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from dispatcher.config.settings import Settings
-from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome, encode_records
+from dispatcher.contract.history import MAX_ID, HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.topic_search import Wanted, find_in_event_topics, find_in_history_topic
 from dispatcher.kafka.held_topic import Progress, Snapshot, tenant_headers
 from tests.conftest import Broker
+from tests.history_records import record_of
 from tests.integration.harness import event, webhook_id_of
 from tests.kafka import topics
 
@@ -82,8 +83,7 @@ async def test_topics_under_former_names_are_read_too(kafka: Broker, *, has_hist
         for name in names[:3]:
             await producer.send_and_wait(name, event(TENANT, "e-old"), headers=[*parked.headers()])
         if has_history:
-            [(value, _)] = encode_records(1, 1, [entry])
-            await producer.send_and_wait(names[3], value)
+            await producer.send_and_wait(names[3], record_of(1, 1, [entry]))
     since = time.time() - 3600
     found = await find_in_event_topics(settings, Wanted("e-old"), since)
     assert [one.place.partition("/")[0] for one in found] == names[:3]

@@ -11,13 +11,14 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from prometheus_client import REGISTRY
 
 from dispatcher.config.settings import Settings
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.contract.records import Record
 from dispatcher.history.topic_search import Wanted, find_in_history_topic
 from dispatcher.kafka import history_reader
 from dispatcher.kafka.history_reader import HistoryReader
 from dispatcher.kafka.topic_tailer import TopicTailer
+from tests.history_records import record_of
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import until
 from tests.integration.test_history_reader import running
@@ -37,8 +38,7 @@ LOST, LATER = [12, 13, 14], [15, 16, 17]
 def value(number: int, detail: str = "") -> bytes:
     at = int(time.time() * 1000)
     entry = HistoryEntry(at, HistoryOutcome.DEAD, "A", "b", webhook_id=f"msg_{number}", event_id="same", detail=detail)
-    [(encoded, _)] = encode_records(1, number, [entry])
-    return encoded
+    return record_of(1, number, [entry])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 from structlog.testing import capture_logs
 
-from dispatcher.contract.history import encode_records
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.history_recorder import HistoryRecorder
@@ -15,7 +14,7 @@ from dispatcher.transport.token_client import TokenClient
 from tests.transport.conftest import Opener, post_to
 from tests.transport.servers import NameServer
 from tests.unit.examples import EMAIL_EVENT, read, webhook
-from tests.unit.history.test_recorder import entries, recorder
+from tests.unit.history.test_recorder import recorder
 
 ZONE = {
     "name-1.example": [["10.0.0.1"]],
@@ -28,7 +27,7 @@ UNKNOWN = "name-0.example"
 
 
 def recorded(made: HistoryRecorder) -> bytes:
-    return b"".join(value for value, _ in encode_records(1, 1, entries(made)))
+    return b"".join(encoded.value(1, 1) for _, encoded in made.take_all(at_end=True))
 
 
 def pending() -> PendingDelivery:

@@ -8,12 +8,13 @@ import pytest
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, KeptAs, kept_as
+from dispatcher.contract.history import HistoryOutcome, KeptAs, kept_as
 from dispatcher.contract.outcomes import Delivered, Outcome, Parked, SkipReason
 from dispatcher.contract.records import Record, RetryState
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.kafka.redrive import fresh_headers
 from tests.build_form import interpreted_only
+from tests.history_records import taken_from
 from tests.unit.delivering.builders import Bench, wall
 from tests.unit.delivering.test_fast_path import Owner
 from tests.unit.delivering.test_pipeline import fresh
@@ -29,14 +30,10 @@ def recorder() -> HistoryRecorder:
     )
 
 
-def entries(made: HistoryRecorder) -> list[HistoryEntry]:
-    return [one for _, found in made.take_all(at_end=True) for one in found]
-
-
 def ends(made: HistoryRecorder) -> list[tuple[str, bool, KeptAs]]:
     """Outcome of each final entry, whether others came before it, and as what it is kept."""
     final = (HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED)
-    return [(one.outcome.value, one.has_earlier, kept_as(one)) for one in entries(made) if one.outcome in final]
+    return [(one.outcome.value, one.has_earlier, kept_as(one)) for one in taken_from(made) if one.outcome in final]
 
 
 def waited(event: Any = None, *, attempts: int = 0, parks: int = 1) -> Record:
@@ -120,7 +117,7 @@ async def test_an_event_that_waited_is_listed_although_its_webhook_is_gone() -> 
         assert not isinstance(outcome, Delivered | Parked)
     owner = Owner(bench, fresh(email_event(isTestExecution=True)))
     bench.fast_path.start(owner.record, bench.processing(), owner)
-    found = [(one.org, one.reason, one.count, one.webhook_id is not None) for one in entries(history)]
+    found = [(one.org, one.reason, one.count, one.webhook_id is not None) for one in taken_from(history)]
     assert sorted(found) == [
         (TENANT.org, SkipReason.NO_WEBHOOK, 1, True), (TENANT.org, SkipReason.NO_WEBHOOK, 2, False),
         (TENANT.org, SkipReason.TEST_EXECUTION, 2, False),
@@ -131,4 +128,6 @@ async def test_an_event_that_waited_is_listed_although_its_webhook_is_gone() -> 
 async def test_a_test_execution_of_a_tenant_with_a_webhook_is_listed() -> None:
     history = recorder()
     await Bench(200, history=history).process(fresh(email_event(isTestExecution=True)))
-    assert [(one.reason, one.count, bool(one.webhook_id)) for one in entries(history)] == [("test_execution", 1, True)]
+    assert [(one.reason, one.count, bool(one.webhook_id)) for one in taken_from(history)] == [
+        ("test_execution", 1, True)
+    ]

@@ -11,26 +11,30 @@ from hypothesis import strategies as st
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.encoded_entries import FULL_ENTRIES, EncodedEntries
 from dispatcher.contract.history import (
+    MAX_ANSWER,
+    MAX_DETAIL,
     MAX_ID,
-    MAX_RECORD,
     HistoryEntry,
     HistoryOutcome,
     bucket_of,
     decode_record,
-    encode_records,
 )
 from dispatcher.contract.outcomes import Attempt, DeadReason, ParkReason, SkipReason
 from dispatcher.contract.recipient import recipient_hash, recipient_hashes
 from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery import history_recorder
-from dispatcher.delivery.history_recorder import FULL_RECORD, HistoryRecorder
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import PendingDelivery
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.verdicts import judge
 from dispatcher.errors import UnreadableEvent
+from dispatcher.kafka.history_topic import BATCH_BYTES
+from dispatcher.telemetry import metrics
 from tests.build_form import interpreted_only
+from tests.history_records import entries_of, record_of, taken_from
 from tests.unit.examples import email_event, read, webhook
 
 KEY = b"k" * 32
@@ -49,10 +53,6 @@ def recorder(clock: Clock | None = None, **settings: Any) -> HistoryRecorder:
     return HistoryRecorder(HistorySettings.model_construct(**values), clock or Clock())
 
 
-def entries(made: HistoryRecorder) -> list[HistoryEntry]:
-    return [one for _, found in made.take_all(at_end=True) for one in found]
-
-
 def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
     event, made = read(email_event()), recorder()
     made.record_skipped(event, ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
@@ -61,7 +61,7 @@ def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
     made.record_dead(event, ORIGIN, DeadReason.REJECTED, 3, "no jane@luma.com at +49 170 1234567")
     made.record_dead(None, ORIGIN, DeadReason.UNREADABLE, 0, "not JSON")
     made.record_redriven(event, ORIGIN, "rejected")
-    found = entries(made)
+    found = taken_from(made)
     by_outcome = {(one.outcome.value, one.reason): one for one in found}
     assert by_outcome.keys() == {
         ("skipped", "channel"), ("parked", "attempt_failed"), ("held", "paused"), ("dead", "rejected"),
@@ -74,7 +74,7 @@ def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
     assert dead.event_id
     assert by_outcome["parked", "attempt_failed"].due_at == 1_790_000_030_000
     assert by_outcome["dead", "unreadable"].org is None
-    values = b"".join(value for value, _ in encode_records(1, 1, found))
+    values = record_of(1, 1, found)
     assert b"jane" not in values
     assert b"john" not in values
     assert {one.recipient for one in found if one.org} == {dead.recipient}
@@ -98,7 +98,7 @@ def test_a_header_of_an_answer_can_not_echo_a_secret_into_the_history(retry_afte
     processing = ProcessingAttempt(AssignmentEpoch())
     pending = PendingDelivery.of(read(email_event()), webhook(), b"{}", 0, Priority.NEW, processing)
     made.record_attempt(pending, 1, attempt, judge(attempt))
-    assert [one.headers for one in entries(made)] == [{"retry-after": shown, "webhook-delivery": shown}]
+    assert [one.headers for one in taken_from(made)] == [{"retry-after": shown, "webhook-delivery": shown}]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_of_a_challenge_only_scheme_and_error_are_kept(challenge: str, shown: st
     processing = ProcessingAttempt(AssignmentEpoch())
     pending = PendingDelivery.of(read(email_event()), webhook(), b"{}", 0, Priority.NEW, processing)
     made.record_attempt(pending, 1, attempt, judge(attempt))
-    assert [one.headers for one in entries(made)] == [None if shown is None else {"www-authenticate": shown}]
+    assert [one.headers for one in taken_from(made)] == [None if shown is None else {"www-authenticate": shown}]
 
 
 def test_without_a_key_there_is_no_trace_of_the_recipient() -> None:
     made = recorder(recipient_key=None)
     made.record_skipped(read(email_event()), ORIGIN, SkipReason.STATUS, has_webhook=True, has_earlier=False)
-    assert [one.recipient for one in entries(made)] == [None]
+    assert [one.recipient for one in taken_from(made)] == [None]
 
 
 def test_the_hash_depends_on_the_key_and_not_on_how_the_address_is_written() -> None:
@@ -171,9 +171,9 @@ def test_events_of_other_types_are_counted_by_the_minute_without_a_tenant() -> N
     assert list(made.take_all()) == []  # the minute isn't over
     clock.now += 60
     made.count_other_event()
-    found = [one for _, own in made.take_all() for one in own]
+    found = taken_from(made, at_end=False)
     assert [(one.org, one.reason, one.count) for one in found] == [(None, "not_feedback", 3)]
-    assert [one.count for one in entries(made)] == [1]
+    assert [one.count for one in taken_from(made)] == [1]
 
 
 @interpreted_only
@@ -188,32 +188,36 @@ def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeyp
         made.record_skipped(event, ORIGIN, SkipReason.NO_WEBHOOK, has_webhook=False, has_earlier=False)
     assert list(made.take_all()) == []  # the minute isn't over
     clock.now += 60
-    found = sorted((one.org or "", one.count) for one in entries(made))
+    found = sorted((one.org or "", one.count) for one in taken_from(made))
     assert found == [("", 4), ("org-0", 2), ("org-1", 2), ("org-2", 2)]
 
 
 @interpreted_only
 def test_a_full_buffer_costs_entries_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_recorder, "MAX_BUFFERED", 5)
-    lost = history_recorder.metrics.HISTORY_LOST.labels("buffer_full")
-    made, before = recorder(), lost._value.get()
+    made = recorder()
+    made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
+    [(_, one)] = made.take_all()
+    monkeypatch.setattr(history_recorder, "MAX_BUFFERED", 4 * one.size + 1)
+    lost = metrics.HISTORY_LOST.labels("buffer_full")
+    before = lost._value.get()
     for _ in range(8):
         made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     assert lost._value.get() - before == 3
-    assert len(entries(made)) == 5
+    assert len(taken_from(made)) == 5
     assert made.buffered == 0
     made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
-    assert len(entries(made)) == 1
+    assert len(taken_from(made)) == 1
 
 
 async def test_a_full_record_is_ready_at_once() -> None:
     made = recorder()
-    for number in range(FULL_RECORD):
-        assert made.ready.is_set() is (number == FULL_RECORD)
+    for number in range(FULL_ENTRIES):
+        assert made.ready.is_set() is (number == FULL_ENTRIES)
         made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
     await asyncio.wait_for(made.ready.wait(), 1)
-    [(bucket, found)] = made.take_full()
-    assert len(found) == FULL_RECORD
+    [(bucket, encoded)] = made.take_full()
+    found = entries_of(encoded)
+    assert len(encoded) == len(found) == FULL_ENTRIES
     assert bucket == bucket_of(found[0].org, found[0].sandbox)
     assert list(made.take_full()) == []
 
@@ -235,23 +239,47 @@ _entries = st.builds(
 
 @given(st.lists(_entries, min_size=1, max_size=30), st.integers(0, 2**62))
 def test_an_encoded_record_is_decoded_again(made: list[HistoryEntry], writer: int) -> None:
-    decoded = [decode_record(value) for value, _ in encode_records(writer, 7, made)]
-    assert [one.unreadable for one in decoded] == [0] * len(decoded)
-    records = [record for one in decoded for record in one.runs]
-    assert [one for record in records for one in record.entries] == made
-    assert {record.writer for record in records} == {writer}
-    first = 7
-    for record in records:
-        assert record.first == first
-        first += len(record.entries)
+    decoded = decode_record(record_of(writer, 7, made))
+    assert decoded.unreadable == 0
+    [record] = decoded.runs
+    assert (record.writer, record.first, record.entries) == (writer, 7, made)
 
 
-def test_many_long_entries_become_several_records_within_the_limit() -> None:
-    made = [HistoryEntry(at=1, outcome=HistoryOutcome.DEAD, answer="x" * 2048) for _ in range(400)]
-    parts = list(encode_records(1, 0, made))
-    assert sum(count for _, count in parts) == 400
-    assert len(parts) > 1
-    assert all(len(value) <= MAX_RECORD for value, _ in parts)
+def test_a_record_of_long_entries_is_full_within_the_limit_of_a_batch() -> None:
+    long = "\N{FACE WITH TEARS OF JOY}"
+    entry = HistoryEntry(
+        2**53, HistoryOutcome.ATTEMPT, *(long * MAX_ID for _ in range(8)), long * MAX_ID, 1, 2, *[long * MAX_ID] * 3,
+        detail=long * MAX_DETAIL, headers={long: long * MAX_ID}, answer="\1" * MAX_ANSWER,
+    )  # fmt: skip
+    encoded, size = EncodedEntries(), 0
+    while not encoded.is_full:
+        size = encoded.add(entry)
+    assert size > 20_000
+    assert 1 < len(encoded) < FULL_ENTRIES
+    assert len(encoded.value(2**62, 2**62)) < BATCH_BYTES
+
+
+async def test_what_is_not_yet_taken_stays_if_the_writer_fails() -> None:
+    made = recorder()
+    for _ in range(2 * FULL_ENTRIES + 1):
+        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL, has_webhook=True, has_earlier=False)
+    assert made.buffered == 2 * FULL_ENTRIES + 1
+    for _ in made.take_all():
+        break  # the broker refused the first record
+    assert made.buffered == FULL_ENTRIES + 1
+    assert len(taken_from(made)) == FULL_ENTRIES + 1
+    assert made.buffered == 0
+
+
+@interpreted_only
+def test_a_text_that_cannot_be_encoded_costs_its_entry_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_recorder, "in_text", lambda text: text)  # which replaces it
+    lost, bugs = (one._value for one in (metrics.HISTORY_LOST.labels("not_written"), metrics.ERRORS.labels("history")))
+    made, before = recorder(), (lost.get(), bugs.get())
+    for detail in ("fine", "no \udc80", "fine"):
+        made.record_dead(None, ORIGIN, DeadReason.UNREADABLE, 0, detail)
+    assert [one.detail for one in taken_from(made)] == ["fine", "fine"]
+    assert (lost.get() - before[0], bugs.get() - before[1]) == (1, 1)
 
 
 @pytest.mark.parametrize(
