@@ -4,7 +4,7 @@ from typing import Final
 
 from dispatcher.contract.history import VERSION, HistoryEntry, encode_entry
 
-FULL_ENTRIES: Final = 100
+FULL_ENTRIES: Final = 400
 FULL_BYTES: Final = 200_000
 """Either of these fills a record. The last entry may exceed it by some 30 kB, the longest that an entry is."""
 

@@ -30,11 +30,11 @@ FLUSH_S: Final = 1.0
 """Entries wait this long for others of their bucket."""
 LAST_FLUSH_S: Final = 5.0
 """At the end of the process, time to write what is left."""
-BATCH_BYTES: Final = 256 * 1024
+BATCH_BYTES: Final = 512 * 1024
 """Bytes that are compressed together. Entries resemble each other, so that zstd leaves an eighth of them or less."""
 RECORDS_AT_A_TURN: Final = 32
 """Records handed over before other tasks have their turn: about a millisecond."""
-LINGER_MS: Final = 100
+LINGER_MS: Final = 200
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 15.0
 
@@ -160,7 +160,7 @@ class HistoryTopic:
             compression_type="zstd",
             linger_ms=LINGER_MS,
             max_batch_size=BATCH_BYTES,
-            max_request_size=3 * BATCH_BYTES,
+            max_request_size=2 * BATCH_BYTES,
         )
         try:
             await producer.start()
