@@ -4,9 +4,10 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -24,9 +25,11 @@ from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import open_topics, shown, translating_kafka_errors
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores import open_source
-from dispatcher.tasks import stop_on_signals
+from dispatcher.tasks import cancel_and_wait, stop_on_signals
 
 INTERRUPTED = 1
+LOOK_EVERY_S: Final = 5.0
+"""Seconds between two looks at the webhooks while events are sent."""
 _PROGRESS_EVERY_S = 5.0
 
 
@@ -47,7 +50,8 @@ def redrive(
 
     Safe to interrupt and to repeat: events that were sent back are noted and not sent again, unless they died once
     more. After a SIGKILL at most 100 events are repeated. Dead letters that still can't be read as events are left.
-    Events of tenants without a webhook would be skipped: look at the warnings of --dry-run first.
+    Events of tenants without a webhook would be skipped: look at the warnings of --dry-run first. If a webhook is
+    switched off meanwhile, the redrive ends.
     """
     now = time.time()
     selection = Selection(
@@ -79,18 +83,21 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
             redrive = Redrive(dead, selection, progress.update, history, max_record_bytes=most)
             tally = await redrive.count()
             _tell_selected(tally)
-            await _tell_skipped(settings, tally)
+            tenants = {tenant for tenant, _ in tally.selected}
+            skipped = await _tell_skipped(settings, tally)
             if dry_run or not tally.total:
                 typer.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
                 return INTERRUPTED if dead.silent else 0
             # The first signal ends it after the batch under way, a second one at once.
             with stop_on_signals(stop):
                 async with Producer(settings.kafka) as producer:
+                    watch = asyncio.create_task(_stop_if_skipped(settings, tenants - skipped, stop))
                     try:
                         await redrive.send(
                             producer, retry_topics(settings.kafka.prefix, settings.retry.tiers)[0], rate, stop
                         )
                     finally:
+                        await cancel_and_wait(watch)
                         progress.end(tally)
     left = tally.total - tally.sent - tally.too_large
     if left > 0:
@@ -115,24 +122,50 @@ def _tell_selected(tally: RedriveTally) -> None:
         )
 
 
-async def _tell_skipped(settings: Settings, tally: RedriveTally) -> None:
+async def _tell_skipped(settings: Settings, tally: RedriveTally) -> set[TenantKey]:
     """Says which of the selected events would be skipped: nothing delivers them, and they are noted as sent back.
 
-    A webhook store that can't be read prevents no redrive.
+    A webhook store that can't be read prevents no redrive. Returns the tenants of such events.
     """
     counts: Counter[TenantKey] = Counter()
     for (tenant, _), count in tally.selected.items():
         counts[tenant] += count
     try:
-        async with open_source(settings.webhooks, webhook_rules(settings)) as source:
-            for tenant, count in sorted(counts.items()):
-                with suppress(WebhookUnusable, WebhookUndecided):  # its events are held
-                    webhook = await source.get(tenant)
-                    if webhook is None or not webhook.config.enabled:
-                        why = "has no webhook" if webhook is None else "has its webhook switched off"
-                        typer.echo(f"warning: {tenant} {why}: its {count} events would be skipped", err=True)
+        skipped = await _would_be_skipped(settings, counts)
     except DispatcherError as error:
         typer.echo(f"it is unknown whether events would be skipped: {str(error)[:256]}", err=True)
+        return set()
+    for tenant, why in sorted(skipped.items()):
+        typer.echo(f"warning: {tenant} {why}: its {counts[tenant]} events would be skipped", err=True)
+    return set(skipped)
+
+
+async def _stop_if_skipped(settings: Settings, tenants: Collection[TenantKey], stop: asyncio.Event) -> None:
+    """Stops the redrive once a webhook of these tenants is switched off or deleted, as far as the store can be read."""
+    problem = ""
+    while not stop.is_set():
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            for tenant, why in sorted((await _would_be_skipped(settings, tenants)).items()):
+                typer.echo(f"{tenant} now {why}: its events would be skipped, so nothing more is sent", err=True)
+                stop.set()
+        except DispatcherError as error:
+            if problem != (problem := str(error)[:256]):
+                typer.echo(f"the webhooks can't be looked up: {problem}", err=True)
+
+
+async def _would_be_skipped(settings: Settings, tenants: Collection[TenantKey]) -> dict[TenantKey, str]:
+    """Returns the tenants whose events would be skipped, and why. Raises DispatcherError if that can't be known."""
+    found: dict[TenantKey, str] = {}
+    async with open_source(settings.webhooks, webhook_rules(settings)) as source:
+        for tenant in tenants:
+            with suppress(WebhookUnusable, WebhookUndecided):  # its events are held
+                webhook = await source.get(tenant)
+                if webhook is None:
+                    found[tenant] = "has no webhook"
+                elif not webhook.config.enabled:
+                    found[tenant] = "has its webhook switched off"
+    return found
 
 
 class _ProgressLine:

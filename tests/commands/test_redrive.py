@@ -208,6 +208,23 @@ async def test_an_interrupted_redrive_continues_after_the_last_batch(dead: Dead)
     assert set(await _times(dead)) == {1}, "an orderly stop repeats nothing"
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_redrive_ends_once_a_webhook_is_switched_off_or_deleted(dead: Dead, deleted: bool) -> None:
+    """Its other events would be skipped, and count as sent back."""
+    await asyncio.gather(*(dead.dead_letter(org) for org in ("luma", "none") for _ in range(150)))
+    on = {"name": "luma", "org": "luma", "sandbox": "prod", "url": "https://luma.example/"}
+    write_webhooks(dead.config.parent, on)
+    process = await start("redrive", "-c", dead.config, "--rate", "5/s")  # a minute in all
+    await _until(lambda count: count >= 5, dead)
+    write_webhooks(dead.config.parent, *([] if deleted else [on | {"enabled": False}]))
+    ran = await ended(process)
+    assert ran.status == 1, ran
+    why = "has no webhook" if deleted else "has its webhook switched off"
+    assert f"luma/prod now {why}: its events would be skipped, so nothing more is sent" in ran.err
+    assert "none/prod now" not in ran.err, "that was so from the start"
+    assert 5 <= len(await dead.sent()) < 300
+
+
 async def test_a_killed_redrive_loses_nothing_and_repeats_one_batch_at_most(dead: Dead) -> None:
     await asyncio.gather(*(dead.dead_letter() for _ in range(60)))
     process = await start("redrive", "-c", dead.config, "--rate", "100/s")
