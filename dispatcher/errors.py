@@ -110,6 +110,18 @@ class ValuesRefused(StoreUnavailable):
         return f"the {self.store} can't hold one of these values"
 
 
+class SearchTooLong(StoreUnavailable):
+    """A search did not end within the time that it may take. One over fewer entries may."""
+
+    def __init__(self, message: str, within_s: float) -> None:
+        super().__init__(message, "history store")
+        self.within_s = within_s
+
+    @property
+    def for_tenants(self) -> str:
+        return f"the search takes longer than {self.within_s:g} s: choose a shorter time or another filter"
+
+
 class StoreReplaced(DispatcherError):
     """The history store's positions have changed since they were read: another database, a backup, another worker."""
 

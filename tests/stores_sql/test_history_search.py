@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound
+from dispatcher.errors import NotFound, SearchTooLong
 from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
@@ -24,8 +25,10 @@ from dispatcher.stores.sql.history_seen import redriven_statement, without_webho
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, history_of, records
+from tests.stores_sql.postgres import Postgres
 
 STORED = records(11, 1_500)
+OF_LUMA = HistoryQuery(tenant=TenantKey(ORGS[0], SANDBOXES[0]))
 
 
 @pytest.fixture
@@ -160,6 +163,24 @@ async def test_the_timeline_of_an_event_is_in_order_and_within_the_organisations
     assert [one.at for one in found.entries] == sorted(one.at for one in own)
     assert {one.org for one in (await search.timeline(webhook_id, orgs=frozenset(ORGS[:1]))).entries} == {ORGS[0]}
     assert await search.timeline(webhook_id, orgs=frozenset()) == HistoryTimeline(())
+
+
+async def test_a_search_that_takes_too_long_is_not_taken_for_a_database_that_is_away(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_search, "SEARCH_WITHIN_S", 2.0)
+    url = Secret((await postgres.fresh_database()).encode())
+    async with history_of(url, *STORED) as database:
+        locking: Any = await database.connect_alone()
+        await locking.execute("BEGIN")
+        await locking.execute("LOCK TABLE history_entries IN ACCESS EXCLUSIVE MODE")
+        search = HistorySearch(database)
+        for searched in (search.search(OF_LUMA, orgs=None), search.search_all(HistoryQuery(), orgs=None)):
+            with pytest.raises(SearchTooLong) as caught:
+                await searched
+            assert caught.value.for_tenants.endswith("takes longer than 2 s: choose a shorter time or another filter")
+        await locking.close()
+        assert (await search.search(OF_LUMA, orgs=None)).items
 
 
 async def test_a_long_timeline_keeps_its_end(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

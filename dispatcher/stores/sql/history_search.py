@@ -1,15 +1,17 @@
 """Reads the history store: search with cursor paging, the timeline of one event, counts. Every search uses an index."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import SmallInteger, Text, TextClause, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, KeptAs, classes_of
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound
+from dispatcher.errors import NotFound, SearchTooLong, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import COLUMNS, clean, entry_of
 from dispatcher.stores.sql.history_schema import IDS, KEPT
@@ -132,7 +134,7 @@ class HistorySearch:
         limit = _limit(query)
         rows: list[Any] = []
         ends: list[tuple[int, int, int]] = []
-        async with self._database.read(SEARCH_WITHIN_S) as connection:
+        async with self._searching() as connection:
             for select, end, parameters in self.scans(query, orgs=orgs):
                 found = (await connection.execute(select, parameters)).mappings().all()
                 rows += found
@@ -163,9 +165,22 @@ class HistorySearch:
             made.append((_with_lists(select, own), end, own))
         return made
 
+    @asynccontextmanager
+    async def _searching(self) -> AsyncIterator[AsyncConnection]:
+        """Yields a connection for a search. Raises SearchTooLong if the database answered, but not with the result."""
+        is_answered = False
+        try:
+            async with self._database.read(SEARCH_WITHIN_S) as connection:
+                is_answered = True
+                yield connection
+        except StoreUnavailable as error:
+            if is_answered and isinstance(error.__cause__, TimeoutError):
+                raise SearchTooLong(str(error), SEARCH_WITHIN_S) from error
+            raise
+
     async def _page(self, statements: Iterable[tuple[TextClause, dict[str, Any]]], limit: int) -> HistoryPage:
         rows: dict[tuple[int, int, int, int], Any] = {}
-        async with self._database.read(SEARCH_WITHIN_S) as connection:
+        async with self._searching() as connection:
             for statement, parameters in statements:
                 for row in (await connection.execute(statement, parameters)).mappings():
                     rows[row["kept"], row["at"], row["writer"], row["number"]] = row
@@ -198,7 +213,7 @@ class HistorySearch:
         """Returns what happened to one event, the last `MAX_TIMELINE` entries.
 
         Raises:
-            StoreUnavailable: the database did not answer in time.
+            StoreUnavailable: the database did not answer in time; SearchTooLong, if it answers other statements.
         """
         where, parameters = _conditions(HistoryQuery(), orgs, has_partitions=self._database.is_postgresql)
         parameters |= {"webhook_id": clean(webhook_id), "limit": MAX_TIMELINE + 1}
