@@ -33,6 +33,8 @@ MAX_FIELDS: Final = 2_000
 """Fields of a form."""
 MAX_NUMBER: Final = 10**18 - 1
 """The largest number in a parameter: every database has larger integers."""
+MAX_WORDS: Final = 20
+"""Words of a filter."""
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 INLINE: Final = 16 * 1024
@@ -179,8 +181,16 @@ def _too_large(limit: int) -> ApiError:
 
 
 def words_in(text: str) -> frozenset[str]:
-    """Returns the words of a filter, separated by commas or blanks, at most 20, for a search in any case."""
-    return in_any_case(text.replace(",", " ").split()[:20])
+    """Returns the words of a filter, separated by commas or blanks, for a search in any case.
+
+    At most `MAX_WORDS` of them: more are refused before (`known_values.too_many_words`).
+    """
+    return in_any_case(split_words(text)[:MAX_WORDS])
+
+
+def split_words(text: str) -> list[str]:
+    """Returns the words of a filter as they were typed."""
+    return text.replace(",", " ").split()
 
 
 def in_any_case(words: Iterable[str]) -> frozenset[str]:
@@ -190,3 +200,9 @@ def in_any_case(words: Iterable[str]) -> frozenset[str]:
     """
     given = frozenset(words)
     return given | frozenset(map(str.lower, given))
+
+
+def as_typed(words: frozenset[str]) -> list[str]:
+    """Returns words of which `in_any_case` makes these."""
+    added = {word.lower() for word in words if word != word.lower()}
+    return sorted(words - added)

@@ -10,11 +10,11 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.pages.known_values import unknown_value
+from dispatcher.console.pages.known_values import too_many_words, unknown_value
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import RESENT
 from dispatcher.console.pages.time_range import TimeRange, time_in, with_offsets
-from dispatcher.console.request_body import form_body, number_in, words_in
+from dispatcher.console.request_body import MAX_WORDS, as_typed, form_body, number_in, words_in
 from dispatcher.console.resend_model import RedriveModel, ResendQuery
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
@@ -69,6 +69,8 @@ class ResendChoice:
             return "Choose delivered events, dead ones or both: others can't be sent again."
         if self.events:
             return ""
+        if too_many := too_many_words(reason=self.reason, status=self.status, channel=self.channel):
+            return too_many
         if unknown := unknown_value("channel", sorted(map(str.lower, words_in(self.channel))), tuple(Channel)):
             return unknown
         if self.time.problem:
@@ -91,12 +93,15 @@ class ResendChoice:
         if not job.is_over or job.query is None or job.resume is None or len(job.query.event_ids) > MAX_CHOSEN:
             return None
         query, resume = job.query, job.resume
+        reasons, statuses, channels = map(as_typed, (query.reasons, query.message_statuses, query.channels))
+        if max(map(len, (reasons, statuses, channels))) > MAX_WORDS:
+            return None  # ordered by the API
         return cls(
             events=query.event_ids,
             time=TimeRange("", "" if query.since is None else _text_of(query.since), _text_of(resume.until)),
-            reason=",".join(sorted(query.reasons)),
-            status=",".join(sorted(query.message_statuses)),
-            channel=",".join(sorted(query.channels)),
+            reason=",".join(reasons),
+            status=",".join(statuses),
+            channel=",".join(channels),
             campaign=query.campaign_id or "",
             include=("delivered",),
             checked=_text_of(resume.checked_at),

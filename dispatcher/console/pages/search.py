@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.model import Person
-from dispatcher.console.pages.known_values import unknown_value
+from dispatcher.console.pages.known_values import too_many_words, unknown_value
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import campaigns_of
@@ -62,7 +62,11 @@ class Filters:
     @property
     def problem(self) -> str:
         """A sentence about a filter that can't be meant; empty if there is none."""
-        return self.time.problem or unknown_value("outcome", [self.outcome], tuple(HistoryOutcome))
+        return (
+            self.time.problem
+            or too_many_words(reason=self.reason, status=self.status, channel=self.channel)
+            or unknown_value("outcome", [self.outcome], tuple(HistoryOutcome))
+        )
 
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
         """Returns the query for the store, if the filters have no problem."""

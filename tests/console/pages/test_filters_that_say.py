@@ -169,6 +169,18 @@ async def test_an_unknown_value_is_refused_and_offers_nothing(stage: Stage, sess
         assert (await read(session, path, before="abc"))[0] == 404
 
 
+async def test_more_words_than_a_filter_takes_are_refused(stage: Stage, session: aiohttp.ClientSession) -> None:
+    """The rest was left out: another reason would have been sent again than the ones that were typed."""
+    for path in ("/deliveries", stage.path(LUMA, "/deliveries"), stage.path(LUMA, "/resend")):
+        for name in ("reason", "status", "channel"):
+            text = ", ".join(["email", *(f"{name}-{number}" for number in range(20))])
+            status, page = await read(session, path, **{name: text, "range": "1h"})
+            assert (status, f"The filter “{name}” has 21 words: write 20 at most." in page) == (422, True), path
+            assert not re.search(r'name="(id|event)"|All [\d,]+ that match|<button[^>]*>Send', page), path
+        status, _ = await read(session, path, reason=", ".join(f"Reason-{number}" for number in range(20)), range="1h")
+        assert status == 200, path
+
+
 async def test_all_that_match_an_unknown_value_are_not_sent(stage: Stage, session: aiohttp.ClientSession) -> None:
     token = re.search(r'name="csrf_token" value="([^"]+)"', (await read(session, "/dead-events"))[1])
     assert token is not None
