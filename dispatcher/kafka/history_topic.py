@@ -32,8 +32,8 @@ LAST_FLUSH_S: Final = 5.0
 """At the end of the process, time to write what is left."""
 BATCH_BYTES: Final = 512 * 1024
 """Bytes that are compressed together. Entries resemble each other, so that zstd leaves an eighth of them or less."""
-RECORDS_AT_A_TURN: Final = 32
-"""Records handed over before other tasks have their turn: about a millisecond."""
+RECORDS_AT_A_TURN: Final = 8
+"""Records handed over before other tasks have their turn: a millisecond, if they are full."""
 LINGER_MS: Final = 200
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 15.0
