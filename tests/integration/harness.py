@@ -494,6 +494,7 @@ class Stage:
             self._producer = AIOKafkaProducer(
                 bootstrap_servers=self.bootstrap_servers,
                 max_request_size=LARGEST_RECORD,
+                acks="all",  # with fewer, a leader that is killed takes events with it that count as written
                 linger_ms=5,
                 request_timeout_ms=300_000,  # a broker's restart under load takes longer than the default, 40 s
             )
