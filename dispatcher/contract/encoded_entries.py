@@ -12,7 +12,7 @@ FULL_BYTES: Final = 200_000
 class EncodedEntries:
     """Entries that go into one record.
 
-    A waiting entry takes a third of the memory in this form, and is encoded while it is in the processor's cache.
+    A waiting entry takes half the memory in this form, and is encoded while it is in the processor's cache.
     """
 
     __slots__ = ("_parts", "size")

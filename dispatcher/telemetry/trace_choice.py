@@ -31,14 +31,17 @@ class TraceChoice:
             decided = self._producers_decision(record)
             if decided is not None:
                 return decided
-        drawn = _lot(record.partition, record.offset, record.timestamp)
-        if drawn != self._highest_lot:
-            return drawn < self._highest_lot
-        return self.includes_place(Origin(record.topic, record.partition, record.offset), record.timestamp)
+        return self._includes(record.topic, record.partition, record.offset, record.timestamp)
 
     def includes_place(self, origin: Origin, timestamp: int) -> bool:
         """Returns whether an event without a producer's trace gets spans, see `trace_id`."""
-        return trace_id(origin, timestamp) & _LOW < self._bound
+        return self._includes(origin.topic, origin.partition, origin.offset, timestamp)
+
+    def _includes(self, topic: str, partition: int, offset: int, timestamp: int) -> bool:
+        drawn = _lot(partition, offset, timestamp)
+        if drawn != self._highest_lot:
+            return drawn < self._highest_lot
+        return trace_id(Origin(topic, partition, offset), timestamp) & _LOW < self._bound
 
 
 def trace_id(origin: Origin, timestamp: int) -> int:
