@@ -29,7 +29,6 @@ from dispatcher.transport.answer_head import (
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
 )
-from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.endpoint import Endpoint
@@ -226,7 +225,7 @@ def _attempt(
             request_s=_between(progress.connected_at, progress.sent_at),
             first_byte_s=_between(progress.sent_at, first_byte),
             body_s=now - first_byte,
-            certificate_expires=None if response.tls is None else certificate_expiry(response.tls),
+            certificate_expires=response.certificate_expires,
         )
     return Attempt(
         now - progress.started,

@@ -1,7 +1,6 @@
 """Adapts aiohttp's connections for `aiohttp_client`: our dialer opens them, and answers are read leniently."""
 
 import asyncio
-import ssl
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from dispatcher.transport.answer_head import (
     AnswerHead,
     HeadReader,
 )
+from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.resolver import ResolvedAddresses
-from dispatcher.transport.tls_sessions import TlsContext, remember_session
+from dispatcher.transport.tls_sessions import TlsContext, TlsLayer, TlsObject, TlsSocket, remember_session
 
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024
@@ -42,7 +42,9 @@ class Handler(ResponseHandler):
     """Time from which it is not used again; seconds of the monotonic clock."""
     answer: ResolvedAddresses | None = None
     """The latest DNS answer for the host; None if it isn't resolved here."""
-    tls: ssl.SSLObject | None = None
+    tls: TlsLayer | None = None
+    certificate_expires: float | None = None
+    """If the answer is kept: when the peer's certificate expires, in Unix time."""
     is_resumed = False
     requests = 0
     resting = False
@@ -83,6 +85,8 @@ class Handler(ResponseHandler):
         self.requests += 1
 
     def data_received(self, data: bytes) -> None:
+        if data and not self.raw and self.tls is not None:
+            self._note_first_byte(self.tls)
         self.raw += len(data)
         if self.resting and data:  # aiohttp calls it with nothing, too
             self.close()
@@ -98,6 +102,13 @@ class Handler(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._release()
         super().connection_lost(exc)
+
+    def _note_first_byte(self, tls: TlsLayer) -> None:
+        """Reads what can't be read any more once the peer has ended the connection."""
+        if self._keep:
+            self.certificate_expires = certificate_expiry(tls)
+        if self.requests == 1:
+            remember_session(tls)
 
     def _begin_answer(self, data: bytes) -> None:
         """Holds a head back until it is complete, so that a head that aiohttp refuses can be read leniently."""
@@ -163,7 +174,7 @@ class Connector(aiohttp.BaseConnector):
         protocol = dialled.protocol
         protocol.phases, protocol.below, protocol.is_resumed = dialled.phases, dialled.below, dialled.is_resumed
         tls = dialled.transport.get_extra_info("ssl_object")
-        protocol.tls = tls if isinstance(tls, ssl.SSLObject) else None
+        protocol.tls = tls if isinstance(tls, TlsObject | TlsSocket) else None
         protocol.retires_at = self._dialer.retirement(time.monotonic())
         protocol.answer = self._dialer.watch((url.raw_host or "").strip("[]"))
         return protocol
@@ -197,15 +208,13 @@ class Response(aiohttp.ClientResponse):
     """aiohttp's response, extended: it keeps the connection's phases after the connection returned to the pool."""
 
     phases = Phases()
-    tls: ssl.SSLObject | None = None
+    certificate_expires: float | None = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         handler = connection.protocol
         answer = await super().start(connection)
         if isinstance(handler, Handler):
-            self.phases, self.tls = handler.phases, handler.tls
-            if self.tls is not None and handler.requests == 1:
-                remember_session(self.tls)
+            self.phases, self.certificate_expires = handler.phases, handler.certificate_expires
         return answer
 
 

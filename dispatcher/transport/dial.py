@@ -8,9 +8,11 @@ the host, inside the tunnel.
 
 import asyncio
 import random
+import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
@@ -26,7 +28,8 @@ from dispatcher.transport.failures import TransportError, clip, connect_failure,
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolver import ResolvedAddresses, Resolver
 from dispatcher.transport.tls_contexts import TlsContexts
-from dispatcher.transport.tls_sessions import DIALLED, TlsContext
+from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsLayer, TlsObject
+from dispatcher.transport.tls_transport import TlsTransport, shake_hands
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -149,15 +152,14 @@ class Dialer:
         except OSError as error:
             raise connect_failure(error) from error
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
+        if route.context is not None:
+            return await _with_tls_on(sock, route, route.context, phases, factory)
         try:
-            if route.context is None:
-                transport, protocol = await loop.create_connection(factory, sock=sock)
-                return Dialled(transport, transport, protocol, phases, is_resumed=False)
-            below, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
+            transport, protocol = await loop.create_connection(factory, sock=sock)
         except BaseException:
             sock.close()
             raise
-        return await _with_tls(below, route, route.context, phases, factory)
+        return Dialled(transport, transport, protocol, phases, is_resumed=False)
 
     async def _through(self, proxy: ProxyAddress, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         if route.context is None:
@@ -184,7 +186,7 @@ class Dialer:
         route.is_tunnelled = True
         address = None if proxy.resolves else target
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
-        return await _with_tls(tunnel, route, route.context, phases, factory)
+        return await _with_tls_above(tunnel, route, route.context, phases, factory)
 
     async def _refresh_password(self) -> None:
         """Reads the proxy's password again, so that a rotation needs no restart."""
@@ -211,9 +213,13 @@ class _Route:
     is_tunnelled: bool = False
     """The proxy has connected: whatever fails from now on is the endpoint's failure."""
 
+    @property
+    def place(self) -> HostAndPort:
+        return self.host, self.port
+
     def forget_session(self, *, is_refused: bool = True) -> None:
         if self.offers_session and self.context is not None:
-            self.context.sessions.forget((self.host, self.port), is_refused=is_refused)
+            self.context.sessions.forget(self.place, is_refused=is_refused)
             self.offers_session = False
 
 
@@ -222,43 +228,71 @@ def _may_be_the_session(failed: TransportError) -> bool:
     return failed.reason is FailureReason.TLS and not isinstance(failed.__cause__, ssl.SSLCertVerificationError)
 
 
-async def _with_tls(
+async def _with_tls_on(
+    sock: socket.socket, route: _Route, context: TlsContext, phases: Phases, factory: Callable[[], P]
+) -> Dialled[P]:
+    """Performs the TLS handshake with the route's host on a connected socket, which is closed if it fails."""
+    started, protocol = time.monotonic(), factory()
+    route.offers_session = context.sessions.get(route.place) is not None
+    try:
+        with _handshake_failures(route.place):
+            sock = secured = context.wrap(sock, route.place)
+            await shake_hands(secured)
+            phases, is_resumed = _after_handshake(secured, route, phases, started)
+    except BaseException:
+        sock.close()
+        raise
+    transport = TlsTransport(secured, protocol)
+    return Dialled(transport, transport, protocol, phases, is_resumed)
+
+
+async def _with_tls_above(
     below: asyncio.Transport, route: _Route, context: TlsContext, phases: Phases, factory: Callable[[], P]
 ) -> Dialled[P]:
-    """Performs the TLS handshake with the route's host on the connection `below`, which is closed if it fails."""
-    started, protocol, place = time.monotonic(), factory(), (route.host, route.port)
-    route.offers_session = context.sessions.get(place) is not None
+    """Performs the TLS handshake with the route's host in the tunnel `below`, which is closed if it fails."""
+    started, protocol, is_resumed = time.monotonic(), factory(), False
+    route.offers_session = context.sessions.get(route.place) is not None
     try:
-        transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
-    except (OSError, ssl.CertificateError) as error:
+        with _handshake_failures(route.place):
+            transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
+            if transport is None:
+                raise ConnectionResetError("closed")
+            tls = transport.get_extra_info("ssl_object")
+            if isinstance(tls, TlsObject):
+                phases, is_resumed = _after_handshake(tls, route, phases, started)
+    except BaseException:
         below.abort()
+        raise
+    protocol.connection_made(transport)  # start_tls leaves this to its caller
+    return Dialled(transport, below, protocol, phases, is_resumed)
+
+
+def _after_handshake(tls: TlsLayer, route: _Route, phases: Phases, started: float) -> tuple[Phases, bool]:
+    """Notes what is known after a handshake. Returns the phases with it, and whether a session was resumed."""
+    note_expiry(route.place, tls)
+    return replace(phases, tls_s=time.monotonic() - started, tls_version=tls.version()), bool(tls.session_reused)
+
+
+@contextmanager
+def _handshake_failures(place: HostAndPort) -> Iterator[None]:
+    """Raises what fails in a handshake as a TransportError."""
+    try:
+        yield
+    except (OSError, ssl.CertificateError) as error:
         note_refusal(place, error)
         raise _handshake_failure(error) from error
     except Exception as error:
-        below.abort()
         if isinstance(error, TypeError) and isinstance(error.__context__, OSError):
             # TLS within TLS in CPython up to 3.11.7: asyncio trips over reporting the handshake's own failure.
             raise _handshake_failure(error.__context__) from error
         # A bug that this server's handshake or certificate meets: other tenants' events must not wait because of it.
         metrics.ERRORS.labels("transport").inc()
-        log.exception("TLS handshake failed because of a bug", host=route.host, port=route.port)
+        log.exception("TLS handshake failed because of a bug", host=place[0], port=place[1])
         raise TransportError(FailureReason.TLS, f"the TLS handshake failed: {type(error).__name__}") from error
-    except BaseException:
-        below.abort()
-        raise
-    if transport is None:
-        raise TransportError(FailureReason.TLS, "closed during the TLS handshake")
-    protocol.connection_made(transport)  # start_tls leaves this to its caller
-    tls = transport.get_extra_info("ssl_object")
-    version, is_resumed = None, False
-    if isinstance(tls, ssl.SSLObject):
-        version, is_resumed = tls.version(), bool(tls.session_reused)
-        note_expiry(place, tls)
-    phases = replace(phases, tls_s=time.monotonic() - started, tls_version=version)
-    return Dialled(transport, below, protocol, phases, is_resumed)
 
 
 def _handshake_failure(error: OSError | ssl.CertificateError) -> TransportError:
-    if isinstance(error, ssl.SSLError) or not isinstance(error, ConnectionError):
+    is_closed = isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    if not is_closed:
         return TransportError(FailureReason.TLS, describe(error), is_unknown_ca=is_unknown_ca(error))
     return TransportError(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))

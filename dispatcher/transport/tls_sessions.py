@@ -1,10 +1,11 @@
 """Resumes TLS sessions: a context keeps the last session of each server, which it offers to the next connection."""
 
+import socket
 import ssl
 import time
 from collections import OrderedDict
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 MAX_SESSIONS = 1024
 _REFUSED_S = 3600.0
@@ -19,7 +20,7 @@ DIALLED: ContextVar[HostAndPort] = ContextVar("dialled")
 
 
 class TlsObject(ssl.SSLObject):
-    """A TLS connection that knows its server's host and port."""
+    """TLS above a connection of the event loop. It knows its server's host and port."""
 
     place: HostAndPort | None = None
 
@@ -33,6 +34,22 @@ class TlsObject(ssl.SSLObject):
             return super().getpeercert(binary_form)
         except UnicodeDecodeError:
             return {}
+
+
+class TlsSocket(ssl.SSLSocket):
+    """TLS on a socket. It knows its server's host and port."""
+
+    place: HostAndPort | None = None
+
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        """Returns the peer's certificate, as `TlsObject` does."""
+        try:
+            return super().getpeercert(binary_form)
+        except UnicodeDecodeError:
+            return {}
+
+
+TlsLayer = TlsObject | TlsSocket
 
 
 class TLSSessions:
@@ -70,7 +87,19 @@ class TlsContext(ssl.SSLContext):
     """A TLS context that resumes the last session of each host and port (RFC 8446, section 2.2; RFC 5077)."""
 
     sslobject_class = TlsObject
+    sslsocket_class = TlsSocket
     sessions: TLSSessions
+
+    def wrap(self, sock: socket.socket, place: HostAndPort) -> TlsSocket:
+        """Returns TLS on a connected socket, before the handshake; it takes the socket over."""
+        wrapped = cast(
+            TlsSocket,
+            self.wrap_socket(
+                sock, do_handshake_on_connect=False, server_hostname=place[0], session=self.sessions.get(place)
+            ),
+        )
+        wrapped.place = place
+        return wrapped
 
     def wrap_bio(
         self,
@@ -91,9 +120,8 @@ class TlsContext(ssl.SSLContext):
         return wrapped
 
 
-def remember_session(connection: ssl.SSLObject) -> None:
+def remember_session(connection: TlsLayer) -> None:
     """Keeps a connection's session for the next one. With TLS 1.3 it has one only after bytes came from the server."""
-    context, session = connection.context, connection.session
-    place = connection.place if isinstance(connection, TlsObject) else None
+    context, session, place = connection.context, connection.session, connection.place
     if isinstance(context, TlsContext) and session is not None and place is not None:
         context.sessions.keep(place, session)

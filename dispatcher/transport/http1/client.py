@@ -10,7 +10,6 @@ from typing import Final, Self
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.transport import tls_contexts
-from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.endpoint import Endpoint
@@ -251,5 +250,5 @@ def _phases(connection: Connection, reused: bool, now: float) -> Phases:
         request_s=connection.request_s,
         first_byte_s=connection.first_byte_at - connection.sent_at,
         body_s=now - connection.first_byte_at,
-        certificate_expires=None if connection.tls is None else certificate_expiry(connection.tls),
+        certificate_expires=connection.certificate_expires,
     )

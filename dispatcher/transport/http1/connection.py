@@ -25,9 +25,10 @@ from dispatcher.transport.answer_head import (
     HeadReader,
     kept_value,
 )
+from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import BODY_WAIT_S
-from dispatcher.transport.tls_sessions import remember_session
+from dispatcher.transport.tls_sessions import TlsLayer, TlsObject, TlsSocket, remember_session
 
 _IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
@@ -63,6 +64,8 @@ class Connection(asyncio.Protocol):
         self.body = b""
         self.request_s = self.sent_at = self.first_byte_at = 0.0
         """If the answer is kept: seconds to write the request, when that was done, and when the answer began."""
+        self.certificate_expires: float | None = None
+        """If the answer is kept: when the peer's certificate expires, in Unix time."""
         self._on_idle_end = on_idle_end
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -134,10 +137,10 @@ class Connection(asyncio.Protocol):
         return self.is_resumed and self.requests <= 1 and not self._raw and not self.usable
 
     @property
-    def tls(self) -> ssl.SSLObject | None:
+    def tls(self) -> TlsLayer | None:
         """The TLS layer, if there is one."""
         found = None if self._transport is None else self._transport.get_extra_info("ssl_object")
-        return found if isinstance(found, ssl.SSLObject) else None
+        return found if isinstance(found, TlsObject | TlsSocket) else None
 
     # --- deadline
 
@@ -169,8 +172,8 @@ class Connection(asyncio.Protocol):
         if self._ended is None:
             self._end_idle()
             return
-        if self._keep and not self.first_byte_at:
-            self.first_byte_at = time.monotonic()
+        if not self._raw and (self._keep or self.requests == 1):
+            self._note_first_byte()
         self._raw += len(data)
         if self._odd is not None:
             self._read_oddly(self._odd, data)
@@ -193,6 +196,15 @@ class Connection(asyncio.Protocol):
         elif self._head_done and not self._awaits_body:
             self._awaits_body = True
             self._set_deadline(min(self._deadline, time.monotonic() + self._body_wait_s))
+
+    def _note_first_byte(self) -> None:
+        """Reads what can't be read any more once the peer has ended the connection."""
+        self.first_byte_at = time.monotonic()
+        tls = self.tls
+        if tls is not None and self._keep:
+            self.certificate_expires = certificate_expiry(tls)
+        if tls is not None and self.requests == 1:
+            remember_session(tls)
 
     def _refused(self, data: bytes) -> None:
         """Handles bytes that the strict parser refuses: the status counts if it is known, or `HeadReader` reads it."""
@@ -318,8 +330,6 @@ class Connection(asyncio.Protocol):
         if transport is not None:
             if self.below is not None and self.below.get_write_buffer_size():
                 self.usable = False  # answered before the whole request was written
-            if self.requests == 1 and (tls := transport.get_extra_info("ssl_object")) is not None:
-                remember_session(tls)
             if not self.usable:
                 self.abort()
         if ended is not None:
