@@ -51,7 +51,8 @@ compiled: $(STAMPS)-test ## Unit tests, simulation and HTTP client with the hot 
 
 faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
 	$(BIN)/pytest tests/faults tests/field tests/examples/test_compose.py tests/deploy/test_drill.py \
-	  tests/deploy/test_runbooks_in_trouble.py tests/demo/test_ten_tasks.py --all-faults
+	  tests/deploy/test_runbooks_in_trouble.py tests/demo/test_ten_tasks.py \
+	  tests/benchmarks/test_references.py --all-faults
 	PYTHON=$(abspath $(BIN))/python PROCESSES=1 tests/compiled.sh tests/faults
 
 bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).

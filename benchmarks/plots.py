@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 _ROW, _LEFT, _WIDTH, _TOP = 30, 290, 900, 64
 _OURS, _OTHERS, _INK, _PALE = "#1f6feb", "#a8b3c0", "#1c2128", "#e4e8ed"
 
-_REFERENCES: Final = ("bare client", "aiohttp client", "wrk", "plain pipeline")
+_REFERENCES: Final = ("bare client", "aiohttp client", "wrk", "plain pipeline", "Go program", "Benthos")
 
 
 def svg(result: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def svg(result: Mapping[str, Any]) -> str:
 def _bar(top: float, name: str, rate: Mapping[str, Any], scale: float) -> list[str]:
     length, middle = rate["per_second"] * scale, top + 10
     half = length * rate["spread"] / 2
-    colour = _OTHERS if name in _REFERENCES or name.startswith("peer ") else _OURS
+    colour = _OTHERS if name.split(", ")[0] in _REFERENCES or name.startswith("peer ") else _OURS
     label = f"{rate['per_second']:,} (× {rate['vs_dispatcher']:.2f})"
     return [
         f'<text x="{_LEFT - 12}" y="{top + 15}" text-anchor="end">{escape(name)}</text>',

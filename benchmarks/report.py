@@ -107,6 +107,7 @@ def forms(result: Mapping[str, Any]) -> str:
             *(row(name, name) for name in others),
             row("plain aiokafka + aiohttp consumer", "plain pipeline"),
             row("Go program", "Go program"),
+            row("Benthos with the same mapping", "Benthos"),
             "",
             f"Discarded and measured again, because other processes took a part of the core: {discarded} runs.",
         ]

@@ -16,7 +16,7 @@ import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from benchmarks import footprint, held, history, isolation, pages, throughput
+from benchmarks import footprint, held, history, isolation, pages, programs, throughput
 from benchmarks.events import tenants
 from benchmarks.forms import Form, forms
 from benchmarks.rig import Rig, Subject, rig
@@ -72,12 +72,10 @@ async def measure(plan: Plan) -> dict[str, Any]:
     async with rig() as on:
         taken: dict[str, list[Rate]] = {}
         discarded: Counter[str] = Counter()
-        program = await asyncio.to_thread(throughput.go_program, on.directory)
-        if program is None:
-            _say("Go program: missing, because there is no Go")
+        references = await asyncio.to_thread(_references, on.directory)
         _say("compiling")
         *others, on.form = await asyncio.to_thread(forms, plan.pythons, on.directory)
-        main = dict(_MAIN) | ({} if program is None else _go(program)) | _others(others)
+        main = dict(_MAIN) | references | _others(others)
         for processing in range(plan.runs):
             for name, one in main.items():
                 _say(f"{name} ({processing + 1} of {plan.runs})")
@@ -150,10 +148,34 @@ async def _of_form(on: Rig, form: Form, of: int) -> Rate:
     return await throughput.dispatcher(on, _EVENTS, of, form=form)
 
 
-def _go(program: Path) -> dict[str, Measure]:
+_PROGRAMS: Final = {"Go program": "go", "Benthos": "benthos"}
+"""By their names in the report."""
+
+
+def _references(folder: Path) -> dict[str, Measure]:
+    """The programs in Go that can be built here, with one tenant and with 200. Says which are missing, and why."""
+    found: dict[str, Measure] = {}
+    for title, name in _PROGRAMS.items():
+        _say(f"building {title}")
+        try:
+            program = programs.build(name, folder)
+        except programs.CannotBuildError as missing:
+            _say(f"{title}: missing, because {missing}")
+            continue
+        count = programs.EVENTS[name]
+        for suffix, of in (("", 1), (", 200 tenants", 200)):
+            found[f"{title}{suffix}"] = partial(programs.measure, program=program, count=count, of=of)
+    return found
+
+
+def against_programs(taken: Mapping[str, list[Rate]]) -> dict[str, float]:
+    """The dispatcher's rate as a multiple of each program's that was measured, with one tenant and with 200."""
     return {
-        "Go program": lambda on: throughput.go(on, program, _EVENTS),
-        "Go program, 200 tenants": lambda on: throughput.go(on, program, _EVENTS, 200),
+        f"end_to_end_vs_{title.lower().replace(' ', '_')}{key}": median(taken[f"dispatcher{suffix}"])
+        / median(taken[f"{title}{suffix}"])
+        for title in _PROGRAMS
+        for suffix, key in (("", ""), (", 200 tenants", "_200_tenants"))
+        if f"{title}{suffix}" in taken
     }
 
 
@@ -202,13 +224,9 @@ def _result(
         / median(taken["dispatcher, 10,000 tenants"]),
         "traced_vs_untraced": median(taken["dispatcher, one event in 100 traced"]) / ours,
         "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
+        **against_programs(taken),
         **isolated.pop("ratios"),
     }
-    if "Go program" in taken:
-        ratios["end_to_end_vs_go_program"] = ours / median(taken["Go program"])
-        ratios["end_to_end_vs_go_program_200_tenants"] = median(taken["dispatcher, 200 tenants"]) / median(
-            taken["Go program, 200 tenants"]
-        )
     if "peer Bento" in taken:
         ratios["end_to_end_vs_bento"] = ours / median(taken["peer Bento"])
     if members:

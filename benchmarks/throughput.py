@@ -8,7 +8,6 @@ that as much is read as is sent in what is measured.
 
 import asyncio
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.events import tenants
@@ -32,7 +30,6 @@ AHEAD: Final = 5_000
 difference to its rate, and a shorter backlog is enough."""
 _TO: Final = 0.95
 _LOOK_S: Final = 0.02
-_GO: Final = Path(__file__).parent / "references" / "go"
 LOG_S: Final = 0.3
 """The receiver writes its log every 50 ms."""
 
@@ -154,37 +151,6 @@ async def plain(rig: Rig, count: int) -> Rate:
     url = rig.receiver.url("")
     command = [sys.executable, "-m", "benchmarks.plain", rig.bootstrap_servers, topic, url, str(rig.receiver.ca)]
     rate = await drained(rig, Subject("plain", command, rig), count)
-    await rig.delete_topics()
-    return rate
-
-
-def go_program(folder: Path) -> Path | None:
-    """Builds `references/go` into a folder. Returns None if there is no Go; its modules come from Go's module proxy.
-
-    Raises:
-        RuntimeError: Go is there, and can't build it.
-    """
-    go = shutil.which("go")
-    if go is None:
-        return None
-    program = folder / "go-reference"
-    command = [go, "build", "-trimpath", "-o", str(program), "."]
-    built = subprocess.run(command, cwd=_GO, capture_output=True, text=True, timeout=600)
-    if built.returncode:
-        raise RuntimeError(f"the Go reference can't be built:\n{built.stderr[-2000:]}")
-    return program
-
-
-async def go(rig: Rig, program: Path, count: int, of: int = 1) -> Rate:
-    """The Go program over the same backlog of `of` tenants, with as many endpoints as the dispatcher."""
-    everyone = tenants(of)
-    topic = await rig.topic()
-    await rig.preload(topic, everyone, count)
-    urls = {f"{tenant.org}/{tenant.sandbox}": {"url": rig.receiver.url(f"/{tenant.org}")} for tenant in everyone}
-    webhooks = rig.directory / "go-webhooks.json"
-    webhooks.write_text(json.dumps(urls))
-    command = [str(program), rig.bootstrap_servers, topic, str(webhooks), str(rig.receiver.ca)]
-    rate = await drained(rig, Subject("go", command, rig), count)
     await rig.delete_topics()
     return rate
 

@@ -75,6 +75,7 @@ def test_each_form_is_in_the_report_with_its_rates_and_its_share_of_the_core() -
         "| dispatcher, interpreted, Python 3.11.7 | 13,000, 90% | 12,000, 100% |",
         "| plain aiokafka + aiohttp consumer | 6,000, 100% | not measured |",
         "| Go program | not measured | not measured |",
+        "| Benthos with the same mapping | not measured | not measured |",
         "",
         "Discarded and measured again, because other processes took a part of the core: 3 runs.",
     ]
