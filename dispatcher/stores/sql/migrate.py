@@ -32,7 +32,7 @@ async def upgrade(url: Secret, revision: str = "head") -> str:
     """Upgrades the schema to `revision`. Creates a missing SQLite file, readable by its owner only.
 
     Returns:
-        The schema's new revision, such as `0005`.
+        The schema's new revision, such as `0006`.
 
     Raises:
         ConfigError: the URL can't be used, or the database's schema is of a newer version.

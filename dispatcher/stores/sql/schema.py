@@ -176,3 +176,32 @@ api_tokens = Table(
     Column("revoked_at", UtcTime, nullable=True),
     Column("last_used_at", UtcTime, nullable=True),
 )
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("sandbox", Text, nullable=False),
+    Column("kind", String(16), nullable=False),  # dead or delivered: the events that it sends again
+    Column("started_by", Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stopping", Boolean, nullable=False),  # a person has stopped it: read by the console that runs it
+    Column("alive_at", UtcTime, nullable=False),  # when that console has written last
+    Column("finished_at", UtcTime, nullable=True),
+    Column("progress", Json, nullable=False),
+    Column(
+        "selection", Json(none_as_null=True), nullable=True
+    ),  # of delivered events: to send the rest after a failure
+    Index("jobs_of_tenant", "org", "sandbox", "started_at"),
+)
+Index(
+    "jobs_one_unfinished",
+    jobs.c.org,
+    jobs.c.sandbox,
+    jobs.c.kind,
+    unique=True,
+    sqlite_where=text("finished_at IS NULL"),
+    postgresql_where=text("finished_at IS NULL"),
+)
