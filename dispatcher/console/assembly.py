@@ -20,6 +20,7 @@ from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
+from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.contract.tenant import TenantKey
@@ -35,6 +36,7 @@ from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import CURRENT_S, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.jobs import JobStore
 from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
@@ -84,7 +86,8 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
         async def why_not(tenant: TenantKey) -> str:
             return why_skipped(await webhooks.of_tenant(tenant, orgs=None))
 
-        dead_events = DeadLetterReader(settings, why_skipped=why_not)
+        jobs = RedriveJobs(settings.kafka, JobStore(database), why_not)
+        dead_events = DeadLetterReader(settings, jobs)
         history, worker, notifications = await _open_history(settings, store, stack)
         audit = AuditLog(database)
         services = Services(
@@ -99,7 +102,7 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
             history=history,
-            resends=None if history is None else DeliveredEvents(settings, history, dead_events.jobs),
+            resends=None if history is None else DeliveredEvents(settings, history, jobs),
             notifications=None if notifications is None else NotificationDesk(settings, notifications, audit),
         )
         yield RunningServices(services, store, worker)

@@ -100,6 +100,7 @@ class RedriveModel(ApiValue):
     state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
     """`waiting`: queued behind other redrives."""
     problem: str = ""
+    """Why the job has failed. `interrupted: …` if its console was killed, or could not reach the database."""
     kind: Literal["dead", "delivered"] = "dead"
     """Which events are sent again: dead ones, or delivered ones."""
     stopping: bool = False

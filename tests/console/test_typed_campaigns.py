@@ -16,18 +16,19 @@ from dispatcher.contract.records import RetryState
 from dispatcher.contract.search_text import readings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.producer import Producer
+from dispatcher.stores.sql.jobs import JobStore
 from dispatcher.stores.sql.records import Role
 from tests.console.history_store import FilledHistory, entry_of, history_in
 from tests.console.pages.sample_world import CONTOSO, LUMA, LUMA_STAGE
 from tests.console.pages.stage import Stage, settings_of, staged
 from tests.console.pages.test_kept_form import value_in
-from tests.console.sources.conftest import producer, running, settings, until
+from tests.console.sources.conftest import job_store, producer, reader_of, running, settings, until
 from tests.console.sources.dead_letter_builders import Grave
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 
-__all__ = ["producer", "settings"]
+__all__ = ["job_store", "producer", "settings"]
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
 ORGS = frozenset({LUMA.org})
@@ -91,8 +92,12 @@ class World:
 
     async def sent(self) -> int:
         """Waits for the jobs, and returns how many events they have sent in all."""
-        await until(lambda: all(job.is_over for job in self.reader.list_jobs(orgs=None)), "the jobs' end")
-        assert {job.state for job in self.reader.list_jobs(orgs=None)} <= {"done"}
+
+        async def are_over() -> bool:
+            return all(job.is_over for job in await self.reader.list_jobs(orgs=None))
+
+        await until(are_over, "the jobs' end")
+        assert {job.state for job in await self.reader.list_jobs(orgs=None)} <= {"done"}
         records = await topics.read_all(self.bootstrap, f"{self.stage.services.settings.kafka.prefix}.retry.30s")
         origins = [RetryState.of(record).origin for record in records]
         assert len(set(origins)) == len(origins)
@@ -100,11 +105,13 @@ class World:
 
 
 @pytest.fixture
-async def world(settings: Settings, producer: Producer, mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[World]:
+async def world(
+    settings: Settings, producer: Producer, mortal: ApacheKafka, tmp_path: Path, job_store: JobStore
+) -> AsyncIterator[World]:
     for name in ("retry.30s", "dead", "history"):
         await topics.create_topic(mortal.bootstrap_servers, f"{settings.kafka.prefix}.{name}", partitions=2)
     settings = settings_of().model_copy(update={"kafka": settings.kafka})
-    reader = DeadLetterReader(settings)
+    reader = reader_of(settings, job_store)
     async with (
         running(reader.run()),
         history_in(tmp_path) as history,

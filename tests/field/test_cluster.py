@@ -22,7 +22,7 @@ from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import held_topic, retry_topics
 from tests.commands import running
 from tests.console.history_store import entry_of, history_in
-from tests.console.sources.conftest import settings_for
+from tests.console.sources.conftest import job_store_in, reader_of, settings_for
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
@@ -256,7 +256,7 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
         await topics.create_topic(cluster.bootstrap_servers, name, partitions=NODES, replication=1)
     for name in (tier, f"{topic}.history"):
         await topics.create_topic(cluster.bootstrap_servers, name, replication=NODES)
-    async with history_in(tmp_path) as history, Producer(settings.kafka) as producer:
+    async with history_in(tmp_path) as history, job_store_in(tmp_path) as jobs, Producer(settings.kafka) as producer:
         for number in range(NODES):
             value = event(tenant, f"e{number}")
             at = await producer.write(topic, b"key", value, [], "retry", number)
@@ -264,7 +264,7 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
             await producer.write(dead, b"key", value, headers, "dead_letter", number)
             place = {"topic": topic, "partition": number, "offset": at, "webhook_id": f"msg_{number}"}
             await history.add(entry_of(tenant, str(number), age_s=100 - number, **place))
-        reader = DeadLetterReader(settings)
+        reader = reader_of(settings, jobs)
         resends = DeliveredEvents(settings, history.lookup, reader.jobs)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(reader.run())
@@ -286,7 +286,7 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
             state, sent, problem = await _ended(reader, job)
             assert (state, sent) == ("failed", len(led)), problem
             assert "only the others were sent" in problem
-            resume = reader.job(job.id, orgs=None).resume
+            resume = (await reader.job(job.id, orgs=None)).resume
             assert resume is not None
             job = await reader.redrive(tenant, ids=None, query=DeadQuery(), by="me", orgs=None)
             state, sent, problem = await _ended(reader, job)
@@ -298,8 +298,11 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
 
 
 async def _ended(reader: DeadLetterReader, job: RedriveModel) -> tuple[str, int, str]:
-    await until(lambda: reader.job(job.id, orgs=None).is_over, "the job's end", 90)
-    over = reader.job(job.id, orgs=None)
+    async def is_over() -> bool:
+        return (await reader.job(job.id, orgs=None)).is_over
+
+    await until(is_over, "the job's end", 90)
+    over = await reader.job(job.id, orgs=None)
     return over.state, over.sent, over.problem
 
 

@@ -205,8 +205,10 @@ class ResendPages:
     async def jobs(self, request: web.Request) -> web.StreamResponse:
         """Shows the chosen jobs, or all that are kept."""
         person, dead = person_of(request), self._renderer.services.dead_events
-        asked = request.query.getall("job", [])[:MAX_GROUPS]
-        jobs = [dead.job(one, orgs=person.orgs) for one in asked] if asked else dead.list_jobs(orgs=person.orgs)
+        asked = set(request.query.getall("job", [])[:MAX_GROUPS])
+        jobs = await dead.list_jobs(orgs=person.orgs, ids=asked or None)
+        if len(jobs) < len(asked):
+            raise NotFound("there is no such job, or it is long past")
         left = request.query.get("left", "")
         rests = {job.id: rest for job in jobs if (rest := ResendChoice.rest_of(job)) is not None}
         tenants = {job.tenant for job in jobs if job.id in rests}
@@ -222,7 +224,6 @@ class ResendPages:
                 if job.id in rests and job.tenant in webhooks
             },
             is_all=not asked,
-            may_be_several=self._renderer.services.settings.console.session_key is not None,
             is_running=not all(job.is_over for job in jobs),
             left=number_in(left, 9_999) or 0,
         )
@@ -230,6 +231,6 @@ class ResendPages:
     async def stop(self, request: web.Request) -> web.StreamResponse:
         person, job_id = admin_of(request), request.match_info["job_id"]
         if len(job_id) > 64:
-            raise NotFound("there is no such redrive")
+            raise NotFound("there is no such job")
         await stop_job(self._renderer.services, person, job_id)
         return to("/jobs?" + urlencode({"job": job_id}))

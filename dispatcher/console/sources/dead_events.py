@@ -1,11 +1,10 @@
-"""Tails the dead-letter topic, keeps it in bounded memory, and runs redrives.
+"""Tails the dead-letter topic, keeps it in bounded memory, and sends its events again.
 
 If the console stops, a redrive ends between two batches; the next one continues there.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +15,7 @@ from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery, DeadRecord
 from dispatcher.console.resend_model import DeadCount, RedriveModel, SkippedCount
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
-from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob, WhySkipped
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, CHECK_S, RATE, RedriveJobs, RunningJob
 from dispatcher.console.sources.skip_forecast import count_skipped
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -44,13 +43,8 @@ class DeadLetterReader:
     The caller runs `run` as a task.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        memory: DeadEventIndex | None = None,
-        clock: Callable[[], float] = time.time,
-        why_skipped: WhySkipped | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, jobs: RedriveJobs, memory: DeadEventIndex | None = None) -> None:
+        """Creates the reader. `jobs`: those of delivered events, too; this reader runs them."""
         self._settings = settings
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
@@ -61,12 +55,11 @@ class DeadLetterReader:
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="create it with `dispatcher topics --create`",
         )  # fmt: skip
-        self.jobs = RedriveJobs(settings.kafka, clock, why_skipped)
-        """Every job of the console: those of delivered events, too."""
-        self.job = self.jobs.job
-        self.list_jobs = self.jobs.jobs
-        self.stop_job = self.jobs.stop
-        self.add_failed_job = self.jobs.add_failed
+        self.jobs = jobs
+        self.job = jobs.job
+        self.list_jobs = jobs.jobs
+        self.stop_job = jobs.stop
+        self.add_failed_job = jobs.add_failed
         self.get = self.memory.get
         self.count = self.memory.count
         self.known_campaign = self.memory.known_campaign

@@ -1,7 +1,7 @@
 """Fakes of the sources (Kafka, dispatchers, endpoints): two tenants, each with data of every kind."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -175,28 +175,32 @@ class FakeDeadEvents:
         self.jobs[job.id] = job
         return job
 
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+    async def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         job = self.jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive")
         return job if job.is_over or job.kind == "delivered" else replace(job, sent=job.total, state="done")
 
-    def add_failed_job(
+    async def add_failed_job(
         self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
     ) -> RedriveModel:
         job = RedriveModel("failed", *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
         self.jobs[job.id] = job
         return job
 
-    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:
+    async def list_jobs(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
+    ) -> list[RedriveModel]:
         return [
             job
             for job in self.jobs.values()
-            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
+            if (orgs is None or job.tenant.org in orgs)
+            and tenant in (None, job.tenant)
+            and (ids is None or job.id in ids)
         ]
 
-    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        self.job(job_id, orgs=orgs)
+    async def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        await self.job(job_id, orgs=orgs)
         self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
         return self.jobs[job_id]
 

@@ -8,7 +8,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -381,7 +381,7 @@ class SampleDeadEvents:
         self.jobs[job.id] = job
         return job
 
-    def add_failed_job(
+    async def add_failed_job(
         self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
     ) -> RedriveModel:
         job_id = f"job{len(self.jobs) + 1}"
@@ -389,22 +389,25 @@ class SampleDeadEvents:
         self.jobs[job_id] = job
         return job
 
-    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:
-        return [
+    async def list_jobs(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
+    ) -> list[RedriveModel]:
+        found = [
             job
             for job in reversed(self.jobs.values())
             if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
         ]
+        return found if ids is None else [await self.job(job.id, orgs=orgs) for job in found if job.id in ids]
 
-    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        self.job(job_id, orgs=orgs)
+    async def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        await self.job(job_id, orgs=orgs)
         self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
         return self.jobs[job_id]
 
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+    async def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         job = self.jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
-            raise NotFound("there is no such redrive")
+            raise NotFound("there is no such job")
         if job.is_over:
             return job
         sent = min(job.total, job.sent + max(1, job.total // 3))

@@ -353,7 +353,7 @@ async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage
 
 
 async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser, stage: Stage) -> None:
-    """The console was restarted, another of its pods answers, or none: what is shown isn't the present state."""
+    """The job's row is gone, or no console answers: what is shown isn't the present state."""
     job = RedriveModel("followed", *CONTOSO, "ada", time.time(), 1_000_000, state="running")
     stage.dead_events.jobs["followed"] = job
     async with window(browser, stage.base) as shown:
@@ -365,7 +365,7 @@ async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser
         await expect(notice).to_have_count(0)
         del stage.dead_events.jobs["followed"]
         await expect(notice).to_contain_text("Not up to date")
-        await expect(notice).to_contain_text("There is no such redrive")
+        await expect(notice).to_contain_text("There is no such job")
         assert await shown.violations() == []
         stage.dead_events.jobs["followed"] = job
         await expect(notice).to_have_count(0)
@@ -375,12 +375,12 @@ async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser
         await expect(notice).to_have_count(0)
 
 
-async def test_the_list_of_jobs_says_that_it_begins_with_the_console(browser: Browser, stage: Stage) -> None:
+async def test_an_empty_list_of_jobs_says_how_far_it_reaches(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         stage.dead_events.jobs.clear()
         await shown.go("/jobs")
-        await expect(shown.page.locator("#jobs")).to_contain_text("since the console was started")
+        await expect(shown.page.locator("#jobs")).to_contain_text("in the last 30 days")
         await expect(shown.page.locator("#jobs .empty").get_by_role("link", name="audit")).to_have_count(1)
 
 

@@ -33,7 +33,7 @@ async def test_everything_of_the_last_hour_is_sent_again_and_stopped(browser: Br
         await expect(main).to_contain_text("Stopped")
         await shown.go("/jobs")
         await expect(main).to_contain_text("56 delivered events sent again")
-        await expect(main).to_contain_text("each lists its own jobs only")  # there is a session key, which pods share
+        await expect(main).to_contain_text("jobs of the last 30 days")
         assert await shown.violations() == []
 
 

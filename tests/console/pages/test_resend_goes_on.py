@@ -3,14 +3,18 @@
 import html
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
 
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.console.resend_model import ResendCheck, ResendQuery
+from dispatcher.console.resend_model import RedriveModel, ResendCheck, ResendQuery, ResumePoint
+from dispatcher.console.sources.job_records import job_of, stored_job
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.jobs import INTERRUPTED
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, staged
 from tests.console.pages.test_filters_that_say import read
@@ -89,6 +93,29 @@ async def test_more_events_than_were_counted_are_offered_and_said_to_be_more(
     assert re.search(r"<button[^>]*>Send at least 3,162 events again</button>", page)
 
 
+async def test_a_job_whose_console_has_gone_says_what_that_means_and_is_continued(
+    stage: Stage, session: aiohttp.ClientSession, checks: Checks
+) -> None:
+    """Its row is read by another console, or after a restart."""
+    query, rest = ResendQuery(since=AT - 60, checked_at=AT, reasons=frozenset({"http_2xx"})), ResumePoint(AT - 30, AT)
+    kinds: tuple[Literal["dead", "delivered"], ...] = ("dead", "delivered")
+    for kind in kinds:
+        made = RedriveModel(kind, *LUMA, "ada", AT, 9, 4, kind=kind, query=query, resume=rest)
+        stored = replace(stored_job(made), state=INTERRUPTED, started_at=AT, finished_at=AT + 9)
+        stage.dead_events.jobs[kind] = job_of(stored)
+    for shown, what in (
+        ("dead", "Dead events that were not sent are still listed."),
+        ("delivered", "Some may have been sent that are not counted here: the next check names them."),
+    ):
+        _, page = await read(session, f"/jobs?job={shown}")
+        assert f"Interrupted: the console that ran it was restarted, or could not reach its database. {what}" in page
+        assert ("Failed" in page, f"of 9 {shown} events sent again" in page) == (True, True)
+        assert ("Nothing is lost: send them again, those that went out are left out." in page) == (shown == "dead")
+    await read(session, link(page, "Continue…"))
+    asked = checks.asked[-1]
+    assert (asked.since, asked.until, asked.checked_at, asked.reasons) == (AT - 60, AT - 30, AT, {"http_2xx"})
+
+
 async def test_a_stopped_job_is_continued_with_its_filters(
     stage: Stage, session: aiohttp.ClientSession, checks: Checks
 ) -> None:
@@ -103,7 +130,7 @@ async def test_a_stopped_job_is_continued_with_its_filters(
     job = parse_qs(urlsplit(str(answer.url)).query)["job"][0]
     async with session.post(f"/jobs/{job}/stop", data={"csrf_token": form["csrf_token"]}) as answer:
         page = html.unescape(await answer.text())
-    rest = stage.services.dead_events.job(job, orgs=None).resume
+    rest = (await stage.services.dead_events.job(job, orgs=None)).resume
     assert rest is not None
     _, page = await read(session, link(page, "Continue…"))
     asked = checks.asked[-1]

@@ -1,17 +1,25 @@
-"""Topics of each test's own on the broker that tests may stop."""
+"""Topics of each test's own on the broker that tests may stop, and the database of the jobs."""
 
 import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import Settings
+from dispatcher.console.sources.dead_event_index import DeadEventIndex
+from dispatcher.console.sources.dead_events import DeadLetterReader
+from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.kafka.producer import Producer
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.jobs import JobStore
+from dispatcher.stores.sql.migrate import upgrade
 from tests.kafka.apache_kafka import ApacheKafka
 
 _numbers = itertools.count()
@@ -27,6 +35,30 @@ def settings(mortal: ApacheKafka) -> Settings:
 async def producer(settings: Settings) -> AsyncIterator[Producer]:
     async with Producer(settings.kafka) as made:
         yield made
+
+
+@pytest.fixture
+async def job_store(tmp_path: Path) -> AsyncIterator[JobStore]:
+    """The jobs in a database of the test's own."""
+    async with job_store_in(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def job_store_in(directory: Path) -> AsyncIterator[JobStore]:
+    """Jobs in a SQLite file of the directory."""
+    url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
+    await upgrade(url)
+    database = Database(url)
+    try:
+        yield JobStore(database)
+    finally:
+        await database.close()
+
+
+def reader_of(settings: Settings, store: JobStore, memory: DeadEventIndex | None = None) -> DeadLetterReader:
+    """The dead events of one console process, and its jobs."""
+    return DeadLetterReader(settings, RedriveJobs(settings.kafka, store), memory)
 
 
 def settings_for(bootstrap_servers: str, topic: str, **groups: Any) -> Settings:

@@ -28,7 +28,8 @@ from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.dead_letters import TRUNCATED
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topic_reader import TopicReader
-from tests.console.sources.conftest import running, settings_for, until
+from dispatcher.stores.sql.jobs import JobStore
+from tests.console.sources.conftest import reader_of, running, settings_for, until
 from tests.console.sources.dead_letter_builders import LUMA, OTHER, Grave
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
@@ -50,8 +51,8 @@ async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> 
 
 
 @pytest.fixture
-async def log(settings: Settings, grave: Grave) -> AsyncIterator[DeadLetterReader]:
-    made = DeadLetterReader(settings)
+async def log(settings: Settings, grave: Grave, job_store: JobStore) -> AsyncIterator[DeadLetterReader]:
+    made = reader_of(settings, job_store)
     async with running(made.run()):
         await until(lambda: made.follower.problem is None, "what was there to be read")
         yield made
@@ -64,8 +65,11 @@ async def kept(log: DeadLetterReader, count: int) -> list[str]:
 
 
 async def done(log: DeadLetterReader, job: RedriveModel) -> RedriveModel:
-    await until(lambda: log.job(job.id, orgs=None).state in ("done", "failed"), "the redrive's end")
-    return log.job(job.id, orgs=None)
+    async def is_over() -> bool:
+        return (await log.job(job.id, orgs=None)).is_over
+
+    await until(is_over, "the redrive's end")
+    return await log.job(job.id, orgs=None)
 
 
 async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
@@ -141,13 +145,13 @@ async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
     assert (await sent(mortal, settings)).total() == len(origins) - len(gone)
 
 
-async def test_records_are_kept_even_if_the_broker_reports_too_low_an_end() -> None:
+async def test_records_are_kept_even_if_the_broker_reports_too_low_an_end(job_store: JobStore) -> None:
     """The embedded broker reports too low an end after a batch of several; the demo's console still sends all again."""
     async with EmbeddedBroker() as broker:
         settings = settings_for(broker.bootstrap_servers, "events")
         for name in ("events.retry.30s", "events.dead"):
             await topics.create_topic(broker.bootstrap_servers, name, partitions=1)
-        log = DeadLetterReader(settings)
+        log = reader_of(settings, job_store)
         async with Producer(settings.kafka) as producer, running(log.run()):
             grave = Grave(producer, settings)
             await asyncio.gather(*(grave.dead_letter() for _ in range(5)))
@@ -171,7 +175,7 @@ async def test_only_events_with_the_selected_status_go_back(
 
 
 async def test_dead_events_that_can_not_be_sent_are_neither_counted_nor_sent(
-    settings: Settings, grave: Grave, producer: Producer, mortal: ApacheKafka
+    settings: Settings, grave: Grave, producer: Producer, mortal: ApacheKafka, job_store: JobStore
 ) -> None:
     wanted = await grave.dead_letter()
     whose = (("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod"))
@@ -180,7 +184,7 @@ async def test_dead_events_that_can_not_be_sent_are_neither_counted_nor_sent(
     await producer.write(f"{settings.kafka.prefix}.dead", b"key", value, [(TRUNCATED, b"headers")], "dead")
     await grave.dead_letter(campaign="x" * 9_000)
     limited = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"max_record_bytes": 9_000})})
-    log = DeadLetterReader(limited)
+    log = reader_of(limited, job_store)
     async with running(log.run()):
         await until(lambda: log.follower.problem is None, "what was there to be read")
         ids = await kept(log, 4)
@@ -231,7 +235,7 @@ async def test_events_that_the_webhook_would_skip_now_are_counted_by_rule(
 
 
 async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
-    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch, job_store: JobStore
 ) -> None:
     """The memory of the console is bounded for all tenants together; the topic has every dead event."""
     since = int(time.time() * 1000) / 1000  # as exact as the time in a record
@@ -239,7 +243,7 @@ async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
     error = await grave.dead_letter(status="error")
     await grave.dead_letter(OTHER)
     await grave.dead_letter(value=b"{", headers=(("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod")))
-    log = DeadLetterReader(settings, DeadEventIndex(4))
+    log = reader_of(settings, job_store, DeadEventIndex(4))
     async with running(log.run()):
         await until(lambda: not log.memory.is_all and log.follower.problem is None, "too much to keep")
         assert log.search(DeadQuery(tenant=LUMA), orgs=None).total <= 4
@@ -268,11 +272,11 @@ async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
 
 
 async def test_a_topic_that_takes_too_long_is_counted_in_part(
-    settings: Settings, grave: Grave, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, grave: Grave, monkeypatch: pytest.MonkeyPatch, job_store: JobStore
 ) -> None:
     for _ in range(3):
         await grave.dead_letter()
-    log = DeadLetterReader(settings)  # nothing was read yet, as just after a start
+    log = reader_of(settings, job_store)  # nothing was read yet, as just after a start
     read = TopicReader.records
 
     async def slowly(reader: TopicReader) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
@@ -304,7 +308,7 @@ async def test_another_organisations_event_can_not_be_redriven(log: DeadLetterRe
             await log.redrive(tenant, ids=ids, query=ALL, by="ada", orgs=orgs)
     job = await log.redrive(OTHER, ids=None, query=ALL, by="ada", orgs=None)
     with pytest.raises(NotFound):
-        log.job(job.id, orgs=MINE)
+        await log.job(job.id, orgs=MINE)
     await done(log, job)
 
 
@@ -318,15 +322,15 @@ async def test_one_redrive_of_a_tenant_at_a_time(
     with pytest.raises(DispatcherError, match="are being sent again already"):
         await log.redrive(LUMA, ids=None, query=ALL, by="eve", orgs=None)
     progress = set()
-    while log.job(job.id, orgs=None).state == "running":
-        progress.add(log.job(job.id, orgs=None).sent)
+    while (now := await log.job(job.id, orgs=None)).state == "running":
+        progress.add(now.sent)
         await asyncio.sleep(0.01)
     assert len(progress) > 2, "the progress is reported"
-    assert log.job(job.id, orgs=None).sent == 12
+    assert now.sent == 12
 
 
 async def test_redrives_of_many_tenants_wait_for_their_turn(
-    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch, job_store: JobStore
 ) -> None:
     monkeypatch.setattr(redrive_jobs, "MOST_REDRIVES", 1)
     monkeypatch.setattr(redrive_jobs, "MOST_WAITING", 1)
@@ -334,7 +338,7 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
     origins = [await grave.dead_letter() for _ in range(10)] + [await grave.dead_letter(OTHER)]
     third = TenantKey("third@AdobeOrg", "prod")
     await grave.dead_letter(third)
-    log = DeadLetterReader(settings)
+    log = reader_of(settings, job_store)
     async with running(log.run()):
         await until(lambda: len(log.memory) == 12, "all dead events")
         first = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
@@ -343,40 +347,46 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
         for tenant, why in ((OTHER, "are being sent again already"), (third, "waiting for their turn")):
             with pytest.raises(DispatcherError, match=why):
                 await log.redrive(tenant, ids=None, query=ALL, by="ada", orgs=None)
-        while log.job(first.id, orgs=None).state == "running":
-            assert log.job(second.id, orgs=None).state == "waiting"
+        states = set()
+        while (now := await log.jobs.jobs(orgs=None, ids=[first.id, second.id]))[1].state == "running":
+            states.add(now[0].state)
             await asyncio.sleep(0.01)
+        assert states == {"waiting"}
         assert (await done(log, second)).sent == 1
-        assert log.job(first.id, orgs=None).sent == 10
+        assert now[1].sent == 10
     assert await sent(mortal, settings) == Counter(origins)
 
 
 async def test_a_console_that_stops_in_the_middle_repeats_nothing(
-    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch, job_store: JobStore
 ) -> None:
     monkeypatch.setattr(module, "RATE", 12.0)  # it would take five seconds
     origins = await asyncio.gather(*(grave.dead_letter() for _ in range(60)))
-    first = DeadLetterReader(settings)
+    first = reader_of(settings, job_store)
     async with running(first.run()):
         await kept(first, 60)
         job = await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
-        await until(lambda: first.job(job.id, orgs=None).sent >= 10, "the first batch")
-    stopped = first.job(job.id, orgs=None)
+
+        async def has_begun() -> bool:
+            return (await first.job(job.id, orgs=None)).sent >= 10
+
+        await until(has_begun, "the first batch")
+    stopped = await first.job(job.id, orgs=None)
     assert stopped.state == "failed"
     assert "none goes twice" in stopped.problem
     assert 10 <= (await sent(mortal, settings)).total() < 60
     with pytest.raises(DispatcherError, match="starting or stopping"):
         await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
     monkeypatch.setattr(module, "RATE", 10_000.0)
-    second = DeadLetterReader(settings)
+    second = reader_of(settings, job_store)
     async with running(second.run()):
         await until(lambda: second.follower.problem is None, "what was there to be read")
         await done(second, await second.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
     assert await sent(mortal, settings) == Counter(origins)
 
 
-async def test_without_a_broker_a_redrive_does_not_begin() -> None:
-    log = DeadLetterReader(settings_for("127.0.0.1:1", "events"))
+async def test_without_a_broker_a_redrive_does_not_begin(job_store: JobStore) -> None:
+    log = reader_of(settings_for("127.0.0.1:1", "events"), job_store)
     async with running(log.run()):
         await until(lambda: log.problem == BrokerUnavailable().for_tenants, "the broker to be named away")
         with pytest.raises(BrokerUnavailable) as raised:
@@ -385,7 +395,7 @@ async def test_without_a_broker_a_redrive_does_not_begin() -> None:
 
 
 async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
-    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch, job_store: JobStore
 ) -> None:
     """Its events stay in the topic: the next redrive sends them."""
     arguments = connection_arguments(settings.kafka) | {"request_timeout_ms": 3_000}  # for which a topic is looked for
@@ -393,25 +403,13 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])
-    log = DeadLetterReader(settings)
+    log = reader_of(settings, job_store)
     async with running(log.run()):
         await kept(log, 1)
         job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
         assert (job.state, job.sent) == ("failed", 0)
         assert job.problem == "Kafka does not take records right now"
         assert log.count(LUMA, 0.0) == 1
-
-
-async def test_jobs_that_are_long_past_are_forgotten(
-    log: DeadLetterReader, grave: Grave, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redrive_jobs, "MOST_JOBS", 2)
-    await grave.dead_letter()
-    await kept(log, 1)
-    jobs = [await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)) for _ in range(3)]
-    with pytest.raises(NotFound, match="another pod of the console runs it"):
-        log.job(jobs[0].id, orgs=None)
-    assert log.job(jobs[2].id, orgs=None).state == "done"
 
 
 async def test_the_record_of_an_unreadable_event_is_read_whole(log: DeadLetterReader, grave: Grave) -> None:

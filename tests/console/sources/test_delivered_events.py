@@ -22,6 +22,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.stores.sql import history_search
+from dispatcher.stores.sql.jobs import JobStore
 from tests.console.history_store import FilledHistory, entry_of, history_in
 from tests.console.sources.conftest import running, until
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
@@ -61,8 +62,19 @@ class World:
         return origin
 
     async def done(self, job: RedriveModel) -> RedriveModel:
-        await until(lambda: self.jobs.job(job.id, orgs=None).is_over, "the job's end")
-        return self.jobs.job(job.id, orgs=None)
+        async def is_over() -> bool:
+            return (await self.jobs.job(job.id, orgs=None)).is_over
+
+        await until(is_over, "the job's end")
+        return await self.jobs.job(job.id, orgs=None)
+
+    async def more_than(self, events: int, job: RedriveModel) -> None:
+        """Waits until a job has sent more events."""
+
+        async def are_sent() -> bool:
+            return (await self.jobs.job(job.id, orgs=None)).sent > events
+
+        await until(are_sent, f"more than {events} sent events")
 
     async def sent(self) -> dict[Origin, DeliveryEvent]:
         """Returns the events of the retry topic by their origin."""
@@ -78,12 +90,12 @@ class World:
 
 
 @pytest.fixture
-async def world(settings: Settings, mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[World]:
+async def world(settings: Settings, mortal: ApacheKafka, tmp_path: Path, job_store: JobStore) -> AsyncIterator[World]:
     prefix = settings.kafka.prefix
     # Without a history topic every job waits five seconds for one at its end.
     for name, partitions in ((settings.kafka.topic, 2), (f"{prefix}.retry.30s", 1), (f"{prefix}.history", 1)):
         await topics.create_topic(mortal.bootstrap_servers, name, partitions=partitions)
-    jobs = RedriveJobs(settings.kafka)
+    jobs = RedriveJobs(settings.kafka, job_store)
     producer: AIOKafkaProducer[bytes, bytes] = AIOKafkaProducer(bootstrap_servers=mortal.bootstrap_servers)
     await producer.start()
     try:
@@ -108,7 +120,7 @@ async def test_delivered_events_go_back_once_each_as_themselves(world: World) ->
     with pytest.raises(NotFound):
         await world.resends.start(LUMA, ResendQuery(event_ids=("msg_20",)), "ada")
     with pytest.raises(NotFound):
-        world.jobs.job(job.id, orgs=frozenset({OTHER.org}))
+        await world.jobs.job(job.id, orgs=frozenset({OTHER.org}))
 
 
 async def test_a_delivery_before_hundreds_of_other_entries_is_found(
@@ -147,14 +159,14 @@ async def test_a_job_is_stopped_after_its_batch_and_another_may_start(
     job = await world.resends.start(LUMA, ALL, "ada")
     with pytest.raises(DispatcherError, match="are being sent again already"):
         await world.resends.start(LUMA, ALL, "eve")
-    await until(lambda: world.jobs.job(job.id, orgs=None).sent, "the first batch")
-    assert world.jobs.stop(job.id, orgs=None).stopping
+    await world.more_than(0, job)
+    assert (await world.jobs.stop(job.id, orgs=None)).stopping
     stopped = await world.done(job)
     assert stopped.state == "stopped"
     assert 0 < stopped.sent < 60
     assert len(await world.sent()) == stopped.sent
-    assert [one.id for one in world.jobs.jobs(orgs=frozenset({LUMA.org}))] == [job.id]
-    assert world.jobs.jobs(orgs=frozenset({OTHER.org})) == []
+    assert [one.id for one in await world.jobs.jobs(orgs=frozenset({LUMA.org}))] == [job.id]
+    assert await world.jobs.jobs(orgs=frozenset({OTHER.org})) == []
 
 
 async def test_one_job_sends_all_that_match_however_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +202,8 @@ async def test_a_stopped_job_goes_on_where_it_ended(world: World, monkeypatch: p
     monkeypatch.setattr(module, "_PAGE", 10)
     origins = [await world.delivered(LUMA, number) for number in range(60)]
     job = await world.resends.start(LUMA, ALL, "ada")
-    await until(lambda: world.jobs.job(job.id, orgs=None).sent > 20, "the second part")
-    world.jobs.stop(job.id, orgs=None)
+    await world.more_than(20, job)
+    await world.jobs.stop(job.id, orgs=None)
     stopped = await world.done(job)
     assert (stopped.state, 20 < stopped.sent < 60) == ("stopped", True)
     assert stopped.resume is not None

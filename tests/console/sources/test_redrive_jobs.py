@@ -17,6 +17,7 @@ from dispatcher.console.sources.redrive_jobs import JobFunction, RedriveJobs, Ru
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound, StoreUnavailable, WouldBeSkipped
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.jobs import JobStore
 from dispatcher.stores.sql.migrate import upgrade
 from tests.console.sources.conftest import running
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
@@ -25,8 +26,8 @@ KAFKA = KafkaSettings(bootstrap_servers="kafka.internal:9092", topic="events", g
 
 
 @pytest.fixture
-async def jobs() -> AsyncIterator[RedriveJobs]:
-    made = RedriveJobs(KAFKA)
+async def jobs(job_store: JobStore) -> AsyncIterator[RedriveJobs]:
+    made = RedriveJobs(KAFKA, job_store)
     async with running(made.run()):
         await asyncio.sleep(0)
         yield made
@@ -55,14 +56,14 @@ async def test_a_job_beside_one_that_runs_conflicts_with_it_and_names_it(jobs: R
 
 
 async def test_a_console_that_has_too_much_to_do_says_when_to_try_again(
-    jobs: RedriveJobs, monkeypatch: pytest.MonkeyPatch
+    jobs: RedriveJobs, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_REDRIVES", 1)
     monkeypatch.setattr(module, "MOST_WAITING", 0)
     await jobs.start(OTHER, "ada", 1, until_stopped)
     refused = await refusal(jobs)
     assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "busy", "60")
-    refused = await refusal(RedriveJobs(KAFKA))  # it isn't running yet
+    refused = await refusal(RedriveJobs(KAFKA, job_store))  # it isn't running yet
     assert (refused.status, refused.code) == (503, "busy")
 
 
@@ -82,7 +83,7 @@ async def test_a_job_that_fails_at_once_is_answered_by_its_error(
 
     refused = await refusal(jobs, fail)
     assert (refused.status, refused.code, "internal" in refused.detail) == (status, code, False)
-    assert jobs.jobs(orgs=None) == []
+    assert await jobs.jobs(orgs=None) == []
 
 
 async def test_a_bug_in_a_job_is_not_answered_as_trouble_that_passes(jobs: RedriveJobs) -> None:
@@ -95,12 +96,14 @@ async def test_a_bug_in_a_job_is_not_answered_as_trouble_that_passes(jobs: Redri
 
 async def end_of(jobs: RedriveJobs, job_id: str) -> RedriveModel:
     async with asyncio.timeout(60):
-        while not (job := jobs.job(job_id, orgs=None)).is_over:
+        while not (job := await jobs.job(job_id, orgs=None)).is_over:
             await asyncio.sleep(0.001)
     return job
 
 
-async def test_a_job_ends_when_its_webhook_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_ends_when_its_webhook_is_switched_off(
+    job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dead events would be skipped, and still count as sent again."""
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
     why = {LUMA: "", OTHER: "there is no webhook for it"}
@@ -111,7 +114,7 @@ async def test_a_job_ends_when_its_webhook_is_switched_off(monkeypatch: pytest.M
             raise away.pop()
         return why[tenant]
 
-    jobs = RedriveJobs(KAFKA, why_skipped=why_skipped)
+    jobs = RedriveJobs(KAFKA, job_store, why_skipped)
     async with running(jobs.run()):
         await asyncio.sleep(0)
         job = await jobs.start(LUMA, "ada", 1, until_stopped)

@@ -17,7 +17,8 @@ from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.topic_reader import open_topics
-from tests.console.sources.conftest import running, until
+from dispatcher.stores.sql.jobs import JobStore
+from tests.console.sources.conftest import reader_of, running, until
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Behaviour, Receiver, Stage, stage, status, tenants
 from tests.kafka import topics
@@ -59,12 +60,14 @@ async def outcomes(log: AttemptReader, tenant: TenantKey) -> tuple[int, int, int
     return counted.delivered, counted.failed, counted.dead
 
 
-async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
+async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(
+    scene: Stage, mortal: ApacheKafka, job_store: JobStore
+) -> None:
     scene.mount([scene.webhook(tenant) for tenant in EVERYBODY])
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
     scene.receiver.behave(f"/{BAD.org}", status(501))
     settings = console_settings(scene)
-    attempts, dead = AttemptReader(settings), DeadLetterReader(settings)
+    attempts, dead = AttemptReader(settings), reader_of(settings, job_store)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce(EVERYBODY, 3 * COUNT)
@@ -106,8 +109,7 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
         sent = 0
         for chosen in (frozenset(ids[:1]), frozenset(ids[:5]), None):
             job = await dead.redrive(BAD, ids=chosen, query=DeadQuery(), by="ada", orgs=MINE)
-            await until(lambda: dead.job(job.id, orgs=MINE).state == "done", "the redrive")  # noqa: B023
-            sent += dead.job(job.id, orgs=MINE).sent
+            sent += await sent_by(dead, job.id)
             await until(lambda: dead.count(BAD, 0.0) == COUNT - sent, "its marks")  # noqa: B023
         assert sent == COUNT
         await scene.all_accepted(dispatcher)
@@ -119,6 +121,16 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
     for record in records:
         whole = bytes(record.value or b"") + bytes(record.key or b"") + repr(record.headers).encode()
         assert not any(word in whole for word in (b"@luma", b"john", b"identityMap", b"4218b775"))
+
+
+async def sent_by(dead: DeadLetterReader, job_id: str) -> int:
+    """Waits for a redrive. Returns how many events it has sent."""
+
+    async def is_done() -> bool:
+        return (await dead.job(job_id, orgs=MINE)).state == "done"
+
+    await until(is_done, "the redrive")
+    return (await dead.job(job_id, orgs=MINE)).sent
 
 
 async def _is_found_again(attempts: AttemptReader, settings: Settings) -> None:
@@ -136,12 +148,12 @@ async def _is_found_again(attempts: AttemptReader, settings: Settings) -> None:
 
 
 async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing(
-    scene: Stage, mortal: ApacheKafka
+    scene: Stage, mortal: ApacheKafka, job_store: JobStore
 ) -> None:
     scene.mount([scene.webhook(tenant) for tenant in (GOOD, BAD)])
     scene.receiver.behave(f"/{BAD.org}", status(401))
     settings = console_settings(scene)
-    attempts, dead = AttemptReader(settings), DeadLetterReader(settings)
+    attempts, dead = AttemptReader(settings), reader_of(settings, job_store)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, BAD], 20)

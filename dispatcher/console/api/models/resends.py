@@ -87,9 +87,9 @@ class RedriveList(TenantFilter):
 
 
 class RedrivePage(ResponseModel):
-    """Jobs that send events again, running and finished ones, the newest first. At most 200 are kept.
+    """Jobs that send events again, running and finished ones of the last 30 days, the newest first.
 
-    They are those of the console's process that answers: each of several pods has its own.
+    At most 200, and 100 of a tenant.
     """
 
     items: tuple[RedriveModel, ...]
