@@ -36,6 +36,7 @@ class _PreparedEndpoint:
     def __init__(self, endpoint: Endpoint) -> None:
         self.block = HeaderBlock(endpoint)
         self.look_again = 0.0
+        """Time of the next look at the CA bundle and the DNS answer; 0 before the first."""
         self.destination: Destination
         self.stack: Stack
 
@@ -194,8 +195,9 @@ class Http1Transport:
     def _look_at(self, kept: _PreparedEndpoint, endpoint: Endpoint, now: float) -> None:
         """Applies a changed CA bundle of the operator and a moved endpoint."""
         context = self._contexts.of(endpoint) if endpoint.scheme == "https" else None
-        kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
-        kept.stack = self._pool.stack_of(kept.destination)
+        if not kept.look_again or kept.destination.context is not context:
+            kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
+            kept.stack = self._pool.stack_of(kept.destination)
         kept.stack.answer = self._dialer.watch(endpoint.host)
         kept.look_again = now + min(tls_contexts.BUNDLE_CHECK_S, DNS_CHECK_S)
 
