@@ -35,7 +35,7 @@ MODULES = (
     "stores/cache",
     "telemetry/fast_metrics", "telemetry/tenant_metrics", "telemetry/trace_choice",
     "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request",
-    "transport/request_head", "transport/tls_transport",
+    "transport/request_head", "transport/resolved_addresses", "transport/tls_transport",
 )  # fmt: skip
 """Modules that run for every event. Those with msgspec structs or pydantic models stay interpreted: mypyc can't
 compile classes with a metaclass."""

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self
 
 import orjson
@@ -35,9 +36,16 @@ class Subscription:
         """Returns the subscription of a configuration."""
         campaigns = None if config.campaigns == "all" else frozenset(config.campaigns)
         return Subscription(
-            config.sandbox_id, config.enabled, config.paused, config.payload, frozenset(map(str, config.channels)),
-            frozenset(config.events), campaigns, config.rate_limit,
+            config.sandbox_id, config.enabled, config.paused, config.payload,
+            _shared(frozenset(map(str, config.channels))), _shared(frozenset(config.events)),
+            campaigns, config.rate_limit,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _shared(values: frozenset[str]) -> frozenset[str]:
+    """Returns one object for all equal sets: most webhooks want the same, which stays in the processor's caches."""
+    return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

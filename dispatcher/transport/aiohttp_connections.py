@@ -22,7 +22,7 @@ from dispatcher.transport.answer_head import (
 )
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
-from dispatcher.transport.resolver import ResolvedAddresses
+from dispatcher.transport.resolved_addresses import ResolvedAddresses
 from dispatcher.transport.tls_sessions import TlsContext, TlsLayer, TlsObject, TlsSocket, remember_session
 
 KEEPALIVE_S = 60.0

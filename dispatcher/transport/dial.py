@@ -26,7 +26,8 @@ from dispatcher.transport.certificate_expiry import note_expiry, note_refusal
 from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe, is_unknown_ca
 from dispatcher.transport.happy_eyeballs import connect_first
-from dispatcher.transport.resolver import ResolvedAddresses, Resolver
+from dispatcher.transport.resolved_addresses import ResolvedAddresses
+from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls_contexts import TlsContexts
 from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsLayer, TlsObject
 from dispatcher.transport.tls_transport import TlsTransport, shake_hands

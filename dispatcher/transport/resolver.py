@@ -20,6 +20,7 @@ from dispatcher.tasks import SingleFlight, retrieve_error
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
 from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
+from dispatcher.transport.resolved_addresses import ResolvedAddresses
 
 TTL_S = 10.0
 """Seconds for which an answer is used again. Short, because endpoints move by DNS."""
@@ -50,22 +51,6 @@ MAX_REPORTED: Final = 1_000
 REPORT_EVERY_S: Final = 600.0
 
 log = structlog.get_logger(__name__)
-
-
-class ResolvedAddresses:
-    """The latest DNS answer for a host. Later lookups change it in place, so pools can keep a reference."""
-
-    __slots__ = ("addresses", "expires_at", "is_allowed")
-
-    def __init__(self, addresses: tuple[str, ...], expires_at: float, *, is_allowed: bool) -> None:
-        self.addresses = addresses
-        self.expires_at = expires_at
-        self.is_allowed = is_allowed
-        """No address of it is denied. A denied one closes no working connection: resolvers lie briefly."""
-
-    def is_outdated(self, address: str) -> bool:
-        """Returns True if the host has moved away from the address: a connection to it is not used again."""
-        return self.is_allowed and address not in self.addresses
 
 
 class Resolver:

@@ -122,7 +122,7 @@ class TlsTransport(asyncio.Transport):
         if self._is_over:
             return
         try:
-            data = self._sock.recv(MOST_READ)
+            data = self._sock.read(MOST_READ)
         except ssl.SSLWantReadError:  # part of a record, or one without data, such as a session ticket
             return
         except ssl.SSLWantWriteError:
@@ -166,7 +166,7 @@ class TlsTransport(asyncio.Transport):
         unsent, sent = self._unsent, 0
         try:
             while sent < len(unsent):  # a record at a time
-                sent += self._sock.send(unsent[sent:] if sent else unsent)
+                sent += self._sock.write(unsent[sent:] if sent else unsent)
         except ssl.SSLWantReadError:
             pass  # `_on_readable` goes on
         except ssl.SSLWantWriteError:

@@ -6,7 +6,7 @@ A module of its own because mypyc, which compiles the pool, can't compile a subc
 from typing import NamedTuple
 
 from dispatcher.transport.http1.connection import Connection
-from dispatcher.transport.resolver import ResolvedAddresses
+from dispatcher.transport.resolved_addresses import ResolvedAddresses
 from dispatcher.transport.tls_sessions import TlsContext
 
 
