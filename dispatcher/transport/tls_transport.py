@@ -15,6 +15,8 @@ from dispatcher.transport.tls_sessions import TlsSocket
 MOST_READ: Final = 16_384
 """Bytes of one read: the most that a TLS record holds (RFC 8446, section 5.1). OpenSSL keeps nothing of a record that
 is read as a whole, so that the event loop sees at the socket whether there is more."""
+_LAST_READS: Final = 5
+"""Reads after a write has failed: more than an answer may have."""
 _HIGH_WATER: Final = 64 * 1024
 """Bytes that may wait to be written before the protocol has to pause."""
 
@@ -123,7 +125,7 @@ class TlsTransport(asyncio.Transport):
             return
         try:
             data = self._sock.read(MOST_READ)
-        except ssl.SSLWantReadError:  # part of a record, or one without data, such as a session ticket
+        except ssl.SSLWantReadError:  # nothing, part of a record, or one without data, such as a session ticket
             return
         except ssl.SSLWantWriteError:
             self._read_wants_write = True
@@ -166,7 +168,7 @@ class TlsTransport(asyncio.Transport):
         unsent, sent = self._unsent, 0
         try:
             while sent < len(unsent):  # a record at a time
-                sent += self._sock.write(unsent[sent:] if sent else unsent)
+                sent += self._sock.write(memoryview(unsent)[sent:] if sent else unsent)
         except ssl.SSLWantReadError:
             pass  # `_on_readable` goes on
         except ssl.SSLWantWriteError:
@@ -197,7 +199,8 @@ class TlsTransport(asyncio.Transport):
             self._read()
 
     def _end_after_failed_write(self, error: OSError) -> None:
-        self._read()
+        for _ in range(_LAST_READS):
+            self._read()
         self._lose(error)
 
     # Ends
