@@ -8,6 +8,11 @@ from typing import Generic, TypeVar
 
 import structlog
 
+CANCELLED_AGAIN_S = 2.0
+"""Seconds after which `together_until` cancels a task again."""
+
+log = structlog.get_logger(__name__)
+
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
@@ -65,14 +70,20 @@ async def with_end(
 async def together_until(stop: asyncio.Event, work: Mapping[str, Coroutine[object, object, None]]) -> None:
     """Runs coroutines concurrently until `stop` is set, which cancels them. The keys name their tasks.
 
+    One that goes on is cancelled again: a library may lose a cancellation, and the process would never end.
+
     Raises:
         ExceptionGroup: one of them has failed; the others were cancelled.
     """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(one, name=name) for name, one in work.items()]
         await stop.wait()
-        for task in running:
-            task.cancel()
+        while going_on := [task for task in running if not task.done()]:
+            for task in going_on:
+                task.cancel()
+            _, late = await asyncio.wait(going_on, timeout=CANCELLED_AGAIN_S)
+            if late:
+                log.warning("tasks go on after they were cancelled", tasks=sorted(task.get_name() for task in late))
 
 
 class Backoff:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dispatcher import tasks
 from dispatcher.tasks import Backoff, SingleFlight, stop_on_signals
 
 
@@ -103,3 +104,34 @@ async def test_without_a_way_to_end_at_once_the_second_signal_has_its_default_ef
         os.kill(os.getpid(), signal.SIGINT)
         await stop.wait()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+async def test_a_task_that_loses_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waited for it would never end."""
+    monkeypatch.setattr(tasks, "CANCELLED_AGAIN_S", 0.01)
+    lost, ended = 0, []
+
+    async def losing(times: int) -> None:
+        nonlocal lost
+        for _ in range(times):
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                lost += 1
+        ended.append(times)
+        await asyncio.sleep(3600)
+
+    stop = asyncio.Event()
+    work = asyncio.create_task(tasks.together_until(stop, {"twice": losing(2), "never": losing(0)}))
+    await asyncio.sleep(0)
+    stop.set()
+    await asyncio.wait_for(work, 60)
+    assert (lost, sorted(ended)) == (2, [0, 2])
+
+
+async def test_a_failure_of_one_ends_the_others() -> None:
+    async def failing() -> None:
+        raise ValueError("x")
+
+    with pytest.raises(ExceptionGroup):
+        await tasks.together_until(asyncio.Event(), {"a": failing(), "b": asyncio.sleep(3600)})
