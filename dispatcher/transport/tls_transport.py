@@ -1,7 +1,7 @@
 """TLS on a connected socket: a handshake, and an asyncio transport whose reads and writes go straight through OpenSSL.
 
 uvloop's TLS lets OpenSSL work on memory and copies every byte between it and the socket. Here OpenSSL has the socket
-itself, which halves the memory of a connection, so that hundreds of them fit into the processor's caches.
+itself, and a connection has less memory, so that hundreds of them fit into the processor's caches.
 """
 
 import asyncio
