@@ -23,7 +23,7 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.resolved_addresses import ResolvedAddresses
-from dispatcher.transport.tls_sessions import TlsContext, TlsLayer, TlsObject, TlsSocket, remember_session
+from dispatcher.transport.tls_sessions import TlsContext, TlsLayer, remember_session, tls_of
 
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024
@@ -44,7 +44,7 @@ class Handler(ResponseHandler):
     """The latest DNS answer for the host; None if it isn't resolved here."""
     tls: TlsLayer | None = None
     certificate_expires: float | None = None
-    """If the answer is kept: when the peer's certificate expires, in Unix time."""
+    """When the peer's certificate expires, in Unix time. Read with the first answer that is kept."""
     is_resumed = False
     requests = 0
     resting = False
@@ -105,7 +105,7 @@ class Handler(ResponseHandler):
 
     def _note_first_byte(self, tls: TlsLayer) -> None:
         """Reads what can't be read any more once the peer has ended the connection."""
-        if self._keep:
+        if self._keep and self.certificate_expires is None:
             self.certificate_expires = certificate_expiry(tls)
         if self.requests == 1:
             remember_session(tls)
@@ -173,8 +173,7 @@ class Connector(aiohttp.BaseConnector):
         )
         protocol = dialled.protocol
         protocol.phases, protocol.below, protocol.is_resumed = dialled.phases, dialled.below, dialled.is_resumed
-        tls = dialled.transport.get_extra_info("ssl_object")
-        protocol.tls = tls if isinstance(tls, TlsObject | TlsSocket) else None
+        protocol.tls = tls_of(dialled.transport)
         protocol.retires_at = self._dialer.retirement(time.monotonic())
         protocol.answer = self._dialer.watch((url.raw_host or "").strip("[]"))
         return protocol

@@ -29,7 +29,7 @@ from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolved_addresses import ResolvedAddresses
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls_contexts import TlsContexts
-from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsLayer, TlsObject
+from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsLayer, tls_of
 from dispatcher.transport.tls_transport import TlsTransport, shake_hands
 from dispatcher.transport.tunnel import open_tunnel
 
@@ -256,11 +256,10 @@ async def _with_tls_above(
     try:
         with _handshake_failures(route.place):
             transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
-            if transport is None:
-                raise ConnectionResetError("closed")
-            tls = transport.get_extra_info("ssl_object")
-            if isinstance(tls, TlsObject):
+            if transport is not None and (tls := tls_of(transport)) is not None:
                 phases, is_resumed = _after_handshake(tls, route, phases, started)
+        if transport is None:
+            raise TransportError(FailureReason.TLS, "closed during the TLS handshake")
     except BaseException:
         below.abort()
         raise
@@ -293,7 +292,6 @@ def _handshake_failures(place: HostAndPort) -> Iterator[None]:
 
 
 def _handshake_failure(error: OSError | ssl.CertificateError) -> TransportError:
-    is_closed = isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
-    if not is_closed:
-        return TransportError(FailureReason.TLS, describe(error), is_unknown_ca=is_unknown_ca(error))
-    return TransportError(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))
+    if isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return TransportError(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))
+    return TransportError(FailureReason.TLS, describe(error), is_unknown_ca=is_unknown_ca(error))

@@ -1,5 +1,6 @@
 """Resumes TLS sessions: a context keeps the last session of each server, which it offers to the next connection."""
 
+import asyncio
 import socket
 import ssl
 import time
@@ -19,8 +20,8 @@ DIALLED: ContextVar[HostAndPort] = ContextVar("dialled")
 `wrap_bio`: sessions belong to host and port. (uvloop takes no subclass of `str` as a host name.)"""
 
 
-class TlsObject(ssl.SSLObject):
-    """TLS above a connection of the event loop. It knows its server's host and port."""
+class _KnownServer:
+    """A TLS connection that knows its server's host and port."""
 
     place: HostAndPort | None = None
 
@@ -31,25 +32,26 @@ class TlsObject(ssl.SSLObject):
         Latin-1 would end the connection.
         """
         try:
-            return super().getpeercert(binary_form)
+            return super().getpeercert(binary_form)  # type: ignore[misc]  # the other base has it
         except UnicodeDecodeError:
             return {}
 
 
-class TlsSocket(ssl.SSLSocket):
-    """TLS on a socket. It knows its server's host and port."""
+class TlsObject(_KnownServer, ssl.SSLObject):
+    """TLS above a connection of the event loop."""
 
-    place: HostAndPort | None = None
 
-    def getpeercert(self, binary_form: bool = False) -> Any:
-        """Returns the peer's certificate, as `TlsObject` does."""
-        try:
-            return super().getpeercert(binary_form)
-        except UnicodeDecodeError:
-            return {}
+class TlsSocket(_KnownServer, ssl.SSLSocket):
+    """TLS on a socket."""
 
 
 TlsLayer = TlsObject | TlsSocket
+
+
+def tls_of(transport: asyncio.BaseTransport) -> TlsLayer | None:
+    """Returns the TLS layer of a connection, if it has one."""
+    found = transport.get_extra_info("ssl_object")
+    return found if isinstance(found, TlsObject | TlsSocket) else None
 
 
 class TLSSessions:

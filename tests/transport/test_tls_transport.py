@@ -18,7 +18,7 @@ from dispatcher.transport.tls import endpoint_context, new_context
 from dispatcher.transport.tls_transport import TlsTransport, shake_hands
 from tests.transport.conftest import server_context
 from tests.transport.servers import Endpoint as Server
-from tests.transport.servers import Peer, Script
+from tests.transport.servers import Peer, Script, what_was_sent_arrives
 
 LARGE = os.urandom(8_000_000)
 """More than the sockets of both sides take."""
@@ -161,7 +161,7 @@ def test_reading_stops_and_goes_on(run: Run, authority: trustme.CA, ca_bundle: P
             transport.pause_reading()
             assert not transport.is_reading()
             transport.write(b"1")
-            await asyncio.sleep(0.05)
+            await what_was_sent_arrives()
             assert noted.received == b""
             transport.resume_reading()
             await noted.came.wait()
@@ -231,7 +231,7 @@ def test_the_end_of_the_peer_is_reported_once(
             transport.write(b"2")
             transport.abort()
             transport.close()
-            await asyncio.sleep(0.02)
+            await what_was_sent_arrives()
         assert (noted.calls, noted.ends) == (["made", "eof", "lost"], [None])  # `ssl` reports a reset as an end
 
     run(test())
@@ -239,21 +239,22 @@ def test_the_end_of_the_peer_is_reported_once(
 
 def test_an_answer_that_came_before_a_write_failed_is_read(run: Run, authority: trustme.CA, ca_bundle: Path) -> None:
     """A server that refuses a request early answers, and resets the connection: its answer says why."""
+    is_reset = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.reader.readexactly(1)
         for part in ANSWER:
             await peer.send(part)  # a TLS record each
         peer.reset()
+        is_reset.set()
 
     async def test() -> None:
         noted = Noted()
-        async with connected(script, authority, ca_bundle, noted) as (transport, server):
+        async with connected(script, authority, ca_bundle, noted) as (transport, _):
             transport.pause_reading()
             transport.write(b"1")
-            while server.connections and server._tasks:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
+            await is_reset.wait()
+            await what_was_sent_arrives()
             transport.write(LARGE)
             await noted.ended.wait()
         assert noted.received == b"".join(ANSWER)

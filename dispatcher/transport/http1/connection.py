@@ -28,7 +28,7 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import BODY_WAIT_S
-from dispatcher.transport.tls_sessions import TlsLayer, TlsObject, TlsSocket, remember_session
+from dispatcher.transport.tls_sessions import TlsLayer, remember_session, tls_of
 
 _IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self.request_s = self.sent_at = self.first_byte_at = 0.0
         """If the answer is kept: seconds to write the request, when that was done, and when the answer began."""
         self.certificate_expires: float | None = None
-        """If the answer is kept: when the peer's certificate expires, in Unix time."""
+        """When the peer's certificate expires, in Unix time. Read with the first answer that is kept."""
         self._on_idle_end = on_idle_end
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -139,8 +139,7 @@ class Connection(asyncio.Protocol):
     @property
     def tls(self) -> TlsLayer | None:
         """The TLS layer, if there is one."""
-        found = None if self._transport is None else self._transport.get_extra_info("ssl_object")
-        return found if isinstance(found, TlsObject | TlsSocket) else None
+        return None if self._transport is None else tls_of(self._transport)
 
     # --- deadline
 
@@ -201,7 +200,7 @@ class Connection(asyncio.Protocol):
         """Reads what can't be read any more once the peer has ended the connection."""
         self.first_byte_at = time.monotonic()
         tls = self.tls
-        if tls is not None and self._keep:
+        if tls is not None and self._keep and self.certificate_expires is None:
             self.certificate_expires = certificate_expiry(tls)
         if tls is not None and self.requests == 1:
             remember_session(tls)
