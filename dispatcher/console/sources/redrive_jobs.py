@@ -136,8 +136,10 @@ class RedriveJobs:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._keep_written(), name="progress of redrives")
-                tasks.create_task(self._keep_few(), name="old redrives")
+                writing = _repeated(self._write, WRITE_EVERY_S, "the progress of redrives could not be written")
+                deleting = _repeated(self._store.delete_old, DELETE_EVERY_S, "old redrives could not be deleted")
+                tasks.create_task(writing, name="progress of redrives")
+                tasks.create_task(deleting, name="old redrives")
                 try:
                     await asyncio.Event().wait()
                 finally:
@@ -299,26 +301,6 @@ class RedriveJobs:
             log.warning("the webhook of a redrive can't be looked up", job=running.id, problem=str(error)[:300])
             return ""
 
-    async def _keep_written(self) -> NoReturn:
-        await keep_trying(
-            self._write,
-            WRITE_EVERY_S,
-            component="task",
-            if_unavailable="the progress of redrives could not be written",
-            if_bug="the progress of redrives could not be written because of a bug",
-            failures=metrics.STORE_FAILURES,
-        )
-
-    async def _keep_few(self) -> NoReturn:
-        await keep_trying(
-            self._store.delete_old,
-            DELETE_EVERY_S,
-            component="task",
-            if_unavailable="old redrives could not be deleted",
-            if_bug="old redrives could not be deleted because of a bug",
-            failures=metrics.STORE_FAILURES,
-        )
-
     async def _write(self) -> None:
         """Writes what has changed, and that unfinished jobs go on. Stops those that were stopped on another console.
 
@@ -354,6 +336,15 @@ class RedriveJobs:
         except StoreUnavailable as error:
             metrics.STORE_FAILURES.inc()
             log.warning("the end of redrives could not be written", jobs=len(self._running), problem=str(error)[:300])
+
+
+def _repeated(
+    step: Callable[[], Awaitable[object]], every_s: float, problem: str
+) -> Coroutine[object, object, NoReturn]:
+    return keep_trying(
+        step, every_s, component="task", if_unavailable=problem, if_bug=f"{problem} because of a bug",
+        failures=metrics.STORE_FAILURES,
+    )  # fmt: skip
 
 
 def _end(running: RunningJob, state: Literal["done", "stopped", "failed"], problem: str = "") -> None:

@@ -150,15 +150,15 @@ class JobStore:
         self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
     ) -> list[StoredJob]:
         """Returns jobs of these organisations, the newest first: `MOST_LISTED` at most, unfinished ones at any rate."""
-        statement = select(jobs).where(_is_seen(orgs), true() if tenant is None else _is_of(tenant))
-        if ids is not None:
-            statement = statement.where(jobs.c.id.in_([one for one in ids if is_storable(one)]))
         is_over = case((jobs.c.finished_at.is_(None), 0), else_=1)
-        statement = statement.order_by(is_over, jobs.c.started_at.desc(), jobs.c.id).limit(MOST_LISTED)
         async with self._database.read() as connection:
-            now = await self._now(connection)
+            is_lost = _is_lost(await self._now(connection)).label("is_lost")
+            statement = select(jobs, is_lost).where(_is_seen(orgs), true() if tenant is None else _is_of(tenant))
+            if ids is not None:
+                statement = statement.where(jobs.c.id.in_([one for one in ids if is_storable(one)]))
+            statement = statement.order_by(is_over, jobs.c.started_at.desc(), jobs.c.id).limit(MOST_LISTED)
             found = (await connection.execute(statement)).mappings().all()
-        return sorted((_job(row, now) for row in found), key=lambda job: -job.started_at)
+        return sorted(map(_job, found), key=lambda job: -job.started_at)
 
     async def delete_old(self) -> int:
         """Deletes jobs that ended before `KEPT`, and of each tenant those beyond `MOST_OF_TENANT`. Returns how many."""
@@ -204,10 +204,10 @@ def _is_lost(now: datetime) -> ColumnElement[bool]:
     return and_(jobs.c.finished_at.is_(None), is_silent)
 
 
-def _job(row: RowMapping, now: datetime) -> StoredJob:
+def _job(row: RowMapping) -> StoredJob:
     """Returns a row as a value; a lost job is interrupted."""
     state, finished_at = text_of(row["state"]), row["finished_at"]
-    if finished_at is None and abs((now - row["alive_at"]).total_seconds()) > LOST_S:
+    if row["is_lost"]:
         state, finished_at = INTERRUPTED, row["alive_at"]
     selection: Any = row["selection"]
     return StoredJob(
