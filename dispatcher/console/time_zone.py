@@ -56,9 +56,17 @@ def local(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(seconds, _LAST_S), _zone.get())
 
 
-def with_zone(at: datetime) -> datetime:
-    """Returns the time with the current request's zone, unless it has one."""
-    return at if at.tzinfo is not None else at.replace(tzinfo=_zone.get())
+def with_zone(at: datetime, *, is_end: bool = False) -> datetime:
+    """Returns the time with the current request's zone, unless it has one.
+
+    When clocks are set back, an hour of local time comes twice, and one is missing when they are set forward. Of the
+    two times that such a local time may mean, the earlier one is returned, or the later one if it is the end of a
+    range, so that the range has all that may be meant.
+    """
+    if at.tzinfo is not None:
+        return at
+    meant = [at.replace(tzinfo=_zone.get(), fold=fold) for fold in (0, 1)]
+    return sorted(meant, key=datetime.timestamp)[int(is_end)]
 
 
 def abbreviation(at: datetime) -> str:

@@ -13,7 +13,8 @@ from dispatcher.console.pages.known_values import unknown_value
 from dispatcher.console.time_zone import local, with_zone
 
 RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
-_TYPED: Final = ("since", "until")
+_UNTIL: Final = "until"
+_TYPED: Final = ("since", _UNTIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class TimeRange:
 
     @property
     def end(self) -> float | None:
-        return time_in(self.until)
+        return time_in(self.until, is_end=True)
 
     @property
     def since_input(self) -> str:
@@ -63,7 +64,7 @@ class TimeRange:
     @property
     def until_input(self) -> str:
         """The end for an input of local times."""
-        return _for_input(self.until)
+        return _for_input(self.until, is_end=True)
 
     def as_of(self, now: float) -> "TimeRange":
         """Returns the range with fixed times as its begin (if it has one) and end: it means the same later."""
@@ -81,17 +82,17 @@ def _text_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def time_in(text: str) -> float | None:
+def time_in(text: str, *, is_end: bool = False) -> float | None:
     """Returns the Unix seconds of `2026-11-28T14:00`; None if it can't be read.
 
-    The time is in the person's zone unless it has an offset.
+    The time is in the person's zone unless it has an offset: see `with_zone`, also for `is_end`.
     """
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         return None
     try:
-        return with_zone(at).timestamp()
+        return with_zone(at, is_end=is_end).timestamp()
     except (OverflowError, ValueError):  # the year 1, east of Greenwich
         return None
 
@@ -101,19 +102,21 @@ def with_offsets(request: web.Request) -> str | None:
 
     Browsers submit local times without an offset. In a link that another person opens they would mean other times.
     """
-    given = [(name, _with_offset(value) if name in _TYPED else value) for name, value in request.query.items()]
+    given = [(name, _with_offset(name, value) if name in _TYPED else value) for name, value in request.query.items()]
     return None if given == list(request.query.items()) else f"{request.path}?{urlencode(given)}"
 
 
-def _with_offset(text: str) -> str:
+def _with_offset(name: str, text: str) -> str:
     if time_in(text.strip()) is None:
         return text
     at = datetime.fromisoformat(text.strip())
-    return text if at.tzinfo is not None else with_zone(at).isoformat(timespec="seconds" if at.second else "minutes")
+    if at.tzinfo is not None:
+        return text
+    return with_zone(at, is_end=name == _UNTIL).isoformat(timespec="seconds" if at.second else "minutes")
 
 
-def _for_input(text: str) -> str:
-    at = time_in(text)
+def _for_input(text: str, *, is_end: bool = False) -> str:
+    at = time_in(text, is_end=is_end)
     try:
         shown = None if at is None else local(at)
     except (OverflowError, ValueError):  # the year 1, west of Greenwich

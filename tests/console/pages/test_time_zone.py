@@ -2,12 +2,14 @@
 
 from contextvars import copy_context
 from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from playwright.async_api import Browser, expect
 
 from dispatcher.console.formatting import clock, exact, iso
-from dispatcher.console.pages.time_range import TimeRange, time_in
+from dispatcher.console.pages.time_range import TimeRange, time_in, with_offsets
 from dispatcher.console.time_zone import OFFERED, use_zone, zone_named
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import LUMA
@@ -50,6 +52,35 @@ def test_a_typed_time_is_of_the_zone() -> None:
     def check() -> None:
         use_zone("Europe/Berlin")
         assert time_in("2025-11-28T16:00") == AT
+
+    copy_context().run(check)
+
+
+@pytest.mark.parametrize(
+    ("zone", "typed", "earlier", "later"),
+    [
+        ("Europe/Berlin", "2025-10-26T02:30", "2025-10-26T00:30Z", "2025-10-26T01:30Z"),  # comes twice
+        ("Europe/Berlin", "2025-10-26T03:00", "2025-10-26T02:00Z", "2025-10-26T02:00Z"),
+        ("Europe/Berlin", "2025-03-30T02:30", "2025-03-30T00:30Z", "2025-03-30T01:30Z"),  # is missing
+        ("America/New_York", "2025-11-02T01:00", "2025-11-02T05:00Z", "2025-11-02T06:00Z"),
+        ("Australia/Lord_Howe", "2025-04-06T01:45", "2025-04-05T14:45Z", "2025-04-05T15:15Z"),  # half an hour
+        ("Asia/Kolkata", "2025-10-26T02:30", "2025-10-25T21:00Z", "2025-10-25T21:00Z"),
+    ],
+)
+def test_a_range_has_all_that_its_times_may_mean_when_the_clocks_change(
+    zone: str, typed: str, earlier: str, later: str
+) -> None:
+    def check() -> None:
+        use_zone(zone)
+        between = TimeRange(since=typed, until=typed)
+        assert (between.begin(AT), between.end) == (time_in(earlier), time_in(later))
+        request = make_mocked_request("GET", f"/deliveries?{urlencode(between.fields())}")
+        query = parse_qs(urlsplit(with_offsets(request) or "").query)
+        assert [time_in(query[name][0]) for name in ("since", "until")] == [time_in(earlier), time_in(later)]
+        assert (between.since_input, between.until_input) == (shown_again(earlier), shown_again(later))
+
+    def shown_again(at: str) -> str:
+        return TimeRange(since=at).since_input
 
     copy_context().run(check)
 
