@@ -58,6 +58,7 @@ class RunningServices:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.services.attempts.run(), name="attempts")
             tasks.create_task(self.services.dead_events.run(), name="dead letters")
+            tasks.create_task(self.services.jobs.run(), name="redrives")
             tasks.create_task(self.store.run(), name="webhook source")
             if self.history_worker is not None:
                 tasks.create_task(self.history_worker.run(), name="history worker")
@@ -87,7 +88,6 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
             return why_skipped(await webhooks.of_tenant(tenant, orgs=None))
 
         jobs = RedriveJobs(settings.kafka, JobStore(database), why_not)
-        dead_events = DeadLetterReader(settings, jobs)
         history, worker, notifications = await _open_history(settings, store, stack)
         audit = AuditLog(database)
         services = Services(
@@ -98,7 +98,8 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
             attempts=AttemptReader(settings),
             lanes=lanes,
             waiting=waiting,
-            dead_events=dead_events,
+            dead_events=DeadLetterReader(settings, jobs),
+            jobs=jobs,
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
             history=history,

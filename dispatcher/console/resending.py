@@ -212,7 +212,7 @@ async def start_resend(
     for job in jobs:
         await _audit_start(services, person, webhook, order, job)
     failed = [
-        await services.dead_events.add_failed_job(webhook.tenant, person.name, kind, error.for_tenants)
+        await services.jobs.add_failed(webhook.tenant, person.name, kind, error.for_tenants)
         for kind, error in problems.items()
     ]
     return (*jobs, *failed)
@@ -247,8 +247,8 @@ async def _start_redrive(services: Services, person: Person, webhook: StoredWebh
 
 async def stop_job(services: Services, person: Person, job_id: str) -> RedriveModel:
     """Stops a job of any console after its running batch; does nothing if it is over. Raises NotFound."""
-    before = await services.dead_events.job(job_id, orgs=person.orgs)
-    job = await services.dead_events.stop_job(job_id, orgs=person.orgs)
+    before = await services.jobs.get(job_id, orgs=person.orgs)
+    job = await services.jobs.stop(job_id, orgs=person.orgs)
     if not before.is_over and not before.stopping:
         webhook = await services.webhooks.of_tenant(job.tenant, orgs=person.orgs)
         await services.audit.record(

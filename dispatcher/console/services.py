@@ -18,6 +18,7 @@ from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
+from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.notifications.desk import NotificationDesk
@@ -38,6 +39,8 @@ class Services:
     lanes: RunningLanes
     waiting: RetryBacklog
     dead_events: DeadLetterReader
+    jobs: RedriveJobs
+    """Those that send dead events again, and delivered ones."""
     test_events: SampleSender
     keys: PublishedKeys
     history: HistoryLookup | None = None

@@ -94,10 +94,10 @@ class World:
         """Waits for the jobs, and returns how many events they have sent in all."""
 
         async def are_over() -> bool:
-            return all(job.is_over for job in await self.reader.list_jobs(orgs=None))
+            return all(job.is_over for job in await self.reader.jobs.search(orgs=None))
 
         await until(are_over, "the jobs' end")
-        assert {job.state for job in await self.reader.list_jobs(orgs=None)} <= {"done"}
+        assert {job.state for job in await self.reader.jobs.search(orgs=None)} <= {"done"}
         records = await topics.read_all(self.bootstrap, f"{self.stage.services.settings.kafka.prefix}.retry.30s")
         origins = [RetryState.of(record).origin for record in records]
         assert len(set(origins)) == len(origins)
@@ -113,7 +113,7 @@ async def world(
     settings = settings_of().model_copy(update={"kafka": settings.kafka})
     reader = reader_of(settings, job_store)
     async with (
-        running(reader.run()),
+        running(reader.run(), reader.jobs.run()),
         history_in(tmp_path) as history,
         staged(tmp_path, settings=settings, history=history.lookup, dead_events=reader) as stage,
         aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser,

@@ -267,7 +267,7 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
         reader = reader_of(settings, jobs)
         resends = DeliveredEvents(settings, history.lookup, reader.jobs)
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(reader.run())
+            following = [tasks.create_task(work) for work in (reader.run(), reader.jobs.run())]
             await until(lambda: reader.count(tenant, 0.0) == NODES, "all dead events", 60)
             away = cluster.nodes[-1]
             led = [number for number, node in (await cluster.leaders(topic)).items() if node is not away]
@@ -286,7 +286,7 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
             state, sent, problem = await _ended(reader, job)
             assert (state, sent) == ("failed", len(led)), problem
             assert "only the others were sent" in problem
-            resume = (await reader.job(job.id, orgs=None)).resume
+            resume = (await reader.jobs.get(job.id, orgs=None)).resume
             assert resume is not None
             job = await reader.redrive(tenant, ids=None, query=DeadQuery(), by="me", orgs=None)
             state, sent, problem = await _ended(reader, job)
@@ -294,15 +294,16 @@ async def test_the_console_sends_again_what_partitions_with_a_leader_have(
             await away.start()
             left = ResendQuery(since=0.0, until=resume.until, checked_at=resume.checked_at)
             assert await _ended(reader, await resends.start(tenant, left, "me")) == ("done", NODES - len(led), "")
-            following.cancel()
+            for task in following:
+                task.cancel()
 
 
 async def _ended(reader: DeadLetterReader, job: RedriveModel) -> tuple[str, int, str]:
     async def is_over() -> bool:
-        return (await reader.job(job.id, orgs=None)).is_over
+        return (await reader.jobs.get(job.id, orgs=None)).is_over
 
     await until(is_over, "the job's end", 90)
-    over = await reader.job(job.id, orgs=None)
+    over = await reader.jobs.get(job.id, orgs=None)
     return over.state, over.sent, over.problem
 
 

@@ -62,7 +62,7 @@ async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
 
 
 async def get_redrive(call: Call[Empty, Empty]) -> Reply:
-    return Reply(await call.services.dead_events.job(call.id, orgs=call.person.orgs))
+    return Reply(await call.services.jobs.get(call.id, orgs=call.person.orgs))
 
 
 def _query(

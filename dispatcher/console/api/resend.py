@@ -42,7 +42,7 @@ async def resend(call: Call[Empty, ResendRequest]) -> Reply:
 
 async def list_redrives(call: Call[RedriveList, Empty]) -> Reply:
     asked = call.query
-    jobs = await call.services.dead_events.list_jobs(orgs=call.person.orgs, tenant=asked.tenant)
+    jobs = await call.services.jobs.search(orgs=call.person.orgs, tenant=asked.tenant)
     return Reply(RedrivePage(items=tuple(jobs)))
 
 

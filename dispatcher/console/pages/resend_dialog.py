@@ -204,9 +204,9 @@ class ResendPages:
 
     async def jobs(self, request: web.Request) -> web.StreamResponse:
         """Shows the chosen jobs, or all that are kept."""
-        person, dead = person_of(request), self._renderer.services.dead_events
+        person = person_of(request)
         asked = set(request.query.getall("job", [])[:MAX_GROUPS])
-        jobs = await dead.list_jobs(orgs=person.orgs, ids=asked or None)
+        jobs = await self._renderer.services.jobs.search(orgs=person.orgs, ids=asked or None)
         if len(jobs) < len(asked):
             raise NotFound("there is no such job, or it is long past")
         left = request.query.get("left", "")

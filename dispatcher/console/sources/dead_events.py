@@ -1,7 +1,4 @@
-"""Tails the dead-letter topic, keeps it in bounded memory, and sends its events again.
-
-If the console stops, a redrive ends between two batches; the next one continues there.
-"""
+"""Tails the dead-letter topic, keeps it in bounded memory, and starts jobs that send its events again."""
 
 import asyncio
 from collections.abc import Sequence
@@ -44,7 +41,6 @@ class DeadLetterReader:
     """
 
     def __init__(self, settings: Settings, jobs: RedriveJobs, memory: DeadEventIndex | None = None) -> None:
-        """Creates the reader. `jobs`: those of delivered events, too; this reader runs them."""
         self._settings = settings
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
@@ -56,10 +52,7 @@ class DeadLetterReader:
             if_missing="create it with `dispatcher topics --create`",
         )  # fmt: skip
         self.jobs = jobs
-        self.job = jobs.job
-        self.list_jobs = jobs.jobs
-        self.stop_job = jobs.stop
-        self.add_failed_job = jobs.add_failed
+        """The jobs that it starts, beside those of delivered events; the caller runs them."""
         self.get = self.memory.get
         self.count = self.memory.count
         self.known_campaign = self.memory.known_campaign
@@ -119,10 +112,8 @@ class DeadLetterReader:
         return DeadRecord(record.key, record.value, tuple((name, value) for name, value in record.headers))
 
     async def run(self) -> None:
-        """Tails the topic and runs the jobs until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.jobs.run(), name="redrives")
-            await self.follower.run()
+        """Tails the topic until cancelled."""
+        await self.follower.run()
 
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs

@@ -221,11 +221,11 @@ class RedriveJobs:
         job = RedriveModel(uuid.uuid4().hex, *tenant, by, 0.0, 0, state="failed", problem=problem, kind=kind)
         return job_of(await self._store.add(stored_job(job)))
 
-    async def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+    async def get(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         """Returns a job of any console. Raises NotFound if these organisations have none with this id."""
         return job_of(await self._store.get(job_id, orgs=orgs))
 
-    async def jobs(
+    async def search(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
     ) -> Sequence[RedriveModel]:
         """Returns the kept jobs of these organisations, the newest first: `MOST_LISTED` at most."""

@@ -154,10 +154,12 @@ def start(database: Database, encryption: Encryption, history: FilledHistory) ->
             WebhookRepository(database, encryption),
             AuditLog(database),
             ApiTokens(database),
-            *made,
+            *made[:4],
+            made[3].jobs,
+            made[4],
             FakeKeys(),
             history.lookup,
-            resends := FakeResends(made[3]),
+            resends := FakeResends(made[3].jobs),
             desk := FakeDesk(),
         )
         jar = aiohttp.DummyCookieJar()

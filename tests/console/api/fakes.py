@@ -105,6 +105,42 @@ def dead_of(tenant: TenantKey, number: int, recipient: str) -> DeadEventModel:
     )  # fmt: skip
 
 
+class FakeJobs:
+    """Jobs of dead events are done at the first look."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, RedriveModel] = {}
+
+    async def get(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        job = self.made.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such redrive")
+        return job if job.is_over or job.kind == "delivered" else replace(job, sent=job.total, state="done")
+
+    async def add_failed(
+        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
+    ) -> RedriveModel:
+        job = RedriveModel("failed", *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
+        self.made[job.id] = job
+        return job
+
+    async def search(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
+    ) -> list[RedriveModel]:
+        return [
+            job
+            for job in self.made.values()
+            if (orgs is None or job.tenant.org in orgs)
+            and tenant in (None, job.tenant)
+            and (ids is None or job.id in ids)
+        ]
+
+    async def stop(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        await self.get(job_id, orgs=orgs)
+        self.made[job_id] = replace(self.made[job_id], state="stopped")
+        return self.made[job_id]
+
+
 class FakeDeadEvents:
     problem: str | None = None
 
@@ -113,7 +149,7 @@ class FakeDeadEvents:
         self.is_at_least = False
         self.is_busy = False
         """Whether a redrive is running already."""
-        self.jobs: dict[str, RedriveModel] = {}
+        self.jobs = FakeJobs()
         self.asked: list[tuple[TenantKey, frozenset[str] | None, DeadQuery]] = []
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
@@ -171,38 +207,9 @@ class FakeDeadEvents:
             raise AlreadyRunning("they are being sent again already", "job-9")
         self.asked.append((tenant, ids, query))
         total = len(self._matching(tenant, query) if ids is None else ids)
-        job = RedriveModel(f"job-{len(self.jobs)}", *tenant, by, time.time(), total)
-        self.jobs[job.id] = job
+        job = RedriveModel(f"job-{len(self.jobs.made)}", *tenant, by, time.time(), total)
+        self.jobs.made[job.id] = job
         return job
-
-    async def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        job = self.jobs.get(job_id)
-        if job is None or (orgs is not None and job.tenant.org not in orgs):
-            raise NotFound("there is no such redrive")
-        return job if job.is_over or job.kind == "delivered" else replace(job, sent=job.total, state="done")
-
-    async def add_failed_job(
-        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
-    ) -> RedriveModel:
-        job = RedriveModel("failed", *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
-        self.jobs[job.id] = job
-        return job
-
-    async def list_jobs(
-        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
-    ) -> list[RedriveModel]:
-        return [
-            job
-            for job in self.jobs.values()
-            if (orgs is None or job.tenant.org in orgs)
-            and tenant in (None, job.tenant)
-            and (ids is None or job.id in ids)
-        ]
-
-    async def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        await self.job(job_id, orgs=orgs)
-        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
-        return self.jobs[job_id]
 
     @staticmethod
     def _is_seen(fact: DeadEventModel, orgs: Orgs) -> bool:
@@ -210,12 +217,12 @@ class FakeDeadEvents:
 
 
 class FakeResends:
-    """Three delivered events match, of which the topic of events has lost one. Its jobs are those of the dead events."""
+    """Three delivered events match, of which the topic of events has lost one."""
 
-    def __init__(self, dead_events: FakeDeadEvents) -> None:
+    def __init__(self, jobs: FakeJobs) -> None:
         self.asked: list[tuple[TenantKey, ResendQuery]] = []
         self.error: DispatcherError | None = None
-        self._dead_events = dead_events
+        self._jobs = jobs
 
     async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
         assert config is not None
@@ -227,7 +234,7 @@ class FakeResends:
             raise self.error
         self.asked.append((tenant, query))
         job_id = f"sent-{len(self.asked)}"
-        job = self._dead_events.jobs[job_id] = RedriveModel(job_id, *tenant, by, time.time(), 2, kind="delivered")
+        job = self._jobs.made[job_id] = RedriveModel(job_id, *tenant, by, time.time(), 2, kind="delivered")
         return job
 
 

@@ -284,7 +284,7 @@ async def state(console: Console, luma: Luma, *, is_deleted: bool = False) -> st
     sent = sent or bool(console.desk.sent or console.desk.asked)
     for done in (console.test_events.sent, console.desk.sent, console.desk.asked):
         done.clear()
-    redriven = [job for job in console.dead_events.jobs.values() if job.by != "test" or job.state == "stopped"]
-    console.dead_events.jobs.clear()
+    redriven = [job for job in console.dead_events.jobs.made.values() if job.by != "test" or job.state == "stopped"]
+    console.dead_events.jobs.made.clear()
     made = [token for token in await console.services.tokens.list_all() if token.name == "new"]
     return "changed" if sent or redriven or made else "untouched"

@@ -303,14 +303,54 @@ def dead_facts() -> list[DeadEventModel]:
 UNREADABLE = b"\x00\x00\x00\x01\x2a" + b"Obj\x01 avro.schema \xc3\x28 <script>alert(1)</script>" * 9
 
 
+class SampleJobs:
+    """The jobs of this world. One is done at the third look."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, RedriveModel] = {}
+
+    async def add_failed(
+        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
+    ) -> RedriveModel:
+        job_id = f"job{len(self.made) + 1}"
+        job = RedriveModel(job_id, *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
+        self.made[job_id] = job
+        return job
+
+    async def search(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
+    ) -> list[RedriveModel]:
+        found = [
+            job
+            for job in reversed(self.made.values())
+            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
+        ]
+        return found if ids is None else [await self.get(job.id, orgs=orgs) for job in found if job.id in ids]
+
+    async def stop(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        await self.get(job_id, orgs=orgs)
+        self.made[job_id] = replace(self.made[job_id], state="stopped")
+        return self.made[job_id]
+
+    async def get(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
+        job = self.made.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such job")
+        if job.is_over:
+            return job
+        sent = min(job.total, job.sent + max(1, job.total // 3))
+        self.made[job_id] = replace(job, sent=sent, state="done" if sent == job.total else "running")
+        return job
+
+
 class SampleDeadEvents:
-    """The dead-letter topic of this world. A redrive is done at the third look."""
+    """The dead-letter topic of this world."""
 
     problem: str | None = None
 
     def __init__(self, facts: Sequence[DeadEventModel] | None = None) -> None:
         self.facts = list(dead_facts() if facts is None else facts)
-        self.jobs: dict[str, RedriveModel] = {}
+        self.jobs = SampleJobs()
         self.is_at_least = False
         self.busy: set[TenantKey] = set()
         """Whose events are being sent again already."""
@@ -377,62 +417,29 @@ class SampleDeadEvents:
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)
         self.facts = [replace(fact, redriven=fact.redriven or fact.id in chosen) for fact in self.facts]
-        job = RedriveModel(f"job{len(self.jobs) + 1}", *tenant, by, time.time(), total)
-        self.jobs[job.id] = job
-        return job
-
-    async def add_failed_job(
-        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
-    ) -> RedriveModel:
-        job_id = f"job{len(self.jobs) + 1}"
-        job = RedriveModel(job_id, *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
-        self.jobs[job_id] = job
-        return job
-
-    async def list_jobs(
-        self, *, orgs: Orgs, tenant: TenantKey | None = None, ids: Collection[str] | None = None
-    ) -> list[RedriveModel]:
-        found = [
-            job
-            for job in reversed(self.jobs.values())
-            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
-        ]
-        return found if ids is None else [await self.job(job.id, orgs=orgs) for job in found if job.id in ids]
-
-    async def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        await self.job(job_id, orgs=orgs)
-        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
-        return self.jobs[job_id]
-
-    async def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        job = self.jobs.get(job_id)
-        if job is None or (orgs is not None and job.tenant.org not in orgs):
-            raise NotFound("there is no such job")
-        if job.is_over:
-            return job
-        sent = min(job.total, job.sent + max(1, job.total // 3))
-        self.jobs[job_id] = replace(job, sent=sent, state="done" if sent == job.total else "running")
+        job = RedriveModel(f"job{len(self.jobs.made) + 1}", *tenant, by, time.time(), total)
+        self.jobs.made[job.id] = job
         return job
 
 
 class SampleResends:
     """Delivered events of this world: 60 match, of which the topic of events has lost 4."""
 
-    def __init__(self, dead_events: SampleDeadEvents) -> None:
-        self._dead_events = dead_events
+    def __init__(self, jobs: SampleJobs) -> None:
+        self._jobs = jobs
 
     async def check(self, tenant: TenantKey, query: ResendQuery, config: WebhookConfig | None = None) -> ResendCheck:
         return ResendCheck(len(query.event_ids), 0) if query.event_ids else ResendCheck(56, 4)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
-        job_id = f"job{len(self._dead_events.jobs) + 1}"
+        job_id = f"job{len(self._jobs.made) + 1}"
         total = len(query.event_ids) or 56
         now = time.time()
         job = RedriveModel(
             job_id, *tenant, by, now, total, gone=0 if query.event_ids else 4, kind="delivered",
             resume=ResumePoint(now, now), query=query,
         )  # fmt: skip
-        self._dead_events.jobs[job_id] = job
+        self._jobs.made[job_id] = job
         return job
 
 

@@ -113,15 +113,16 @@ async def staged(
             AuditLog(database),
             ApiTokens(database),
             *made,
+            made[3].jobs,
             tests,
             SampleKeys(),
             history,
-            SampleResends(made[3]),
+            SampleResends(made[3].jobs),
             notifications,
         )
         if dead_events is not None and history is not None:
             resends = DeliveredEvents(settings, history, dead_events.jobs)
-            services = replace(services, dead_events=dead_events, resends=resends)
+            services = replace(services, dead_events=dead_events, jobs=dead_events.jobs, resends=resends)
         async with ConsoleServer(services) as server:
             stage = Stage(server, services, made[3], made[0], made[1], made[2])
             if not is_empty:

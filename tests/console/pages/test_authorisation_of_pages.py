@@ -180,7 +180,7 @@ async def state(stage: Stage, webhook: StoredWebhook) -> object:
     found = await stage.services.webhooks.of_tenant(webhook.tenant, orgs=None)
     new = await stage.services.webhooks.of_tenant(TenantKey(LUMA_ORG, f"{webhook.tenant.sandbox}-new"), orgs=None)
     history = await stage.services.audit.search(AuditQuery(limit=1), orgs=frozenset({LUMA_ORG}))
-    return found and found.version, new and new.version, history[0].id, len(stage.dead_events.jobs)
+    return found and found.version, new and new.version, history[0].id, len(stage.dead_events.jobs.made)
 
 
 async def check(stage: Stage, method: str, ask: Ask, webhook: StoredWebhook, success: set[int]) -> None:
@@ -224,7 +224,7 @@ async def test_every_route_checks_role_and_organisation(stage: Stage, route: tup
     if "deleted-webhooks" in route[1]:
         await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", org=LUMA.org, sandbox=LUMA.sandbox)]
-    stage.dead_events.jobs["canary"] = RedriveModel("canary", *LUMA, "operator", 0.0, 1)
+    stage.dead_events.jobs.made["canary"] = RedriveModel("canary", *LUMA, "operator", 0.0, 1)
     success = {404} if route in NOTHING_IS_KEPT else {403} if "{dead_id}" in route[1] else {200, 303}
     await check(stage, route[0], ROUTES[route](webhook.id, name), webhook, success)
 

@@ -286,7 +286,9 @@ async def test_events_left_out_of_a_redrive_are_shown(browser: Browser, stage: S
 
 
 async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(browser: Browser, stage: Stage) -> None:
-    stage.dead_events.jobs["counted"] = RedriveModel("counted", *CONTOSO, "ada", time.time(), 3, 3, 2, 1, state="done")
+    stage.dead_events.jobs.made["counted"] = RedriveModel(
+        "counted", *CONTOSO, "ada", time.time(), 3, 3, 2, 1, state="done"
+    )
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/jobs?job=counted")
@@ -344,7 +346,7 @@ async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
 
 
 async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage: Stage) -> None:
-    stage.dead_events.jobs["patient"] = RedriveModel("patient", *CONTOSO, "ada", time.time(), 3, state="waiting")
+    stage.dead_events.jobs.made["patient"] = RedriveModel("patient", *CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/jobs?job=patient")
@@ -355,7 +357,7 @@ async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage
 async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser, stage: Stage) -> None:
     """The job's row is gone, or no console answers: what is shown isn't the present state."""
     job = RedriveModel("followed", *CONTOSO, "ada", time.time(), 1_000_000, state="running")
-    stage.dead_events.jobs["followed"] = job
+    stage.dead_events.jobs.made["followed"] = job
     async with window(browser, stage.base) as shown:
         shown.ignored = ("404", "ERR_", "htmx:")
         jobs, notice = shown.page.locator("#jobs"), shown.page.locator("#jobs .notice-stopped")
@@ -363,11 +365,11 @@ async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser
         await shown.go("/jobs?job=followed")
         await expect(jobs).to_contain_text("Running")
         await expect(notice).to_have_count(0)
-        del stage.dead_events.jobs["followed"]
+        del stage.dead_events.jobs.made["followed"]
         await expect(notice).to_contain_text("Not up to date")
         await expect(notice).to_contain_text("There is no such job")
         assert await shown.violations() == []
-        stage.dead_events.jobs["followed"] = job
+        stage.dead_events.jobs.made["followed"] = job
         await expect(notice).to_have_count(0)
         await shown.page.context.set_offline(True)
         await expect(notice).to_contain_text("The console doesn't answer")
@@ -378,7 +380,7 @@ async def test_a_page_that_can_not_be_followed_any_more_says_so(browser: Browser
 async def test_an_empty_list_of_jobs_says_how_far_it_reaches(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
-        stage.dead_events.jobs.clear()
+        stage.dead_events.jobs.made.clear()
         await shown.go("/jobs")
         await expect(shown.page.locator("#jobs")).to_contain_text("in the last 30 days")
         await expect(shown.page.locator("#jobs .empty").get_by_role("link", name="audit")).to_have_count(1)

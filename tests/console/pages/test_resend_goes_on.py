@@ -102,7 +102,7 @@ async def test_a_job_whose_console_has_gone_says_what_that_means_and_is_continue
     for kind in kinds:
         made = RedriveModel(kind, *LUMA, "ada", AT, 9, 4, kind=kind, query=query, resume=rest)
         stored = replace(stored_job(made), state=INTERRUPTED, started_at=AT, finished_at=AT + 9)
-        stage.dead_events.jobs[kind] = job_of(stored)
+        stage.dead_events.jobs.made[kind] = job_of(stored)
     for shown, what in (
         ("dead", "Dead events that were not sent are still listed."),
         ("delivered", "Some may have been sent that are not counted here: the next check names them."),
@@ -130,7 +130,7 @@ async def test_a_stopped_job_is_continued_with_its_filters(
     job = parse_qs(urlsplit(str(answer.url)).query)["job"][0]
     async with session.post(f"/jobs/{job}/stop", data={"csrf_token": form["csrf_token"]}) as answer:
         page = html.unescape(await answer.text())
-    rest = (await stage.services.dead_events.job(job, orgs=None)).resume
+    rest = (await stage.services.jobs.get(job, orgs=None)).resume
     assert rest is not None
     _, page = await read(session, link(page, "Continue…"))
     asked = checks.asked[-1]

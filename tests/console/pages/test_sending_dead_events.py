@@ -72,7 +72,7 @@ async def test_events_that_would_be_skipped_can_not_be_sent_again(browser: Brows
         await expect(main).not_to_contain_text("topic of events")
         await page.get_by_role("button", name=f"Send {dead[FABRIKAM]} events again").click()
         await expect(main).to_contain_text("again")
-    assert {job.tenant for job in stage.dead_events.jobs.values()} == {FABRIKAM}
+    assert {job.tenant for job in stage.dead_events.jobs.made.values()} == {FABRIKAM}
 
 
 async def test_a_choice_made_before_the_webhook_was_switched_off_is_refused(browser: Browser, stage: Stage) -> None:
@@ -90,7 +90,7 @@ async def test_a_choice_made_before_the_webhook_was_switched_off_is_refused(brow
         await delete(stage, FABRIKAM)
         await page.get_by_role("button", name="Send 1 event again").click()
         await expect(main).to_contain_text("there is no webhook for it")
-        assert stage.dead_events.jobs == {}
+        assert stage.dead_events.jobs.made == {}
         await shown.go(f"/dead-events?org={CONTOSO.org}&sandbox={CONTOSO.sandbox}")
         await expect(page.get_by_label("that match")).to_be_disabled()
         assert await shown.go(stage.path(CONTOSO, "/resend?range=24h")) == 422
@@ -140,7 +140,7 @@ async def test_events_that_can_not_be_sent_are_in_no_number_of_those_that_are(br
         await expect(page.locator(".groups")).to_contain_text(f"{number} events of {FABRIKAM.org}")
         await page.get_by_role("button", name=f"Send {number} events again").click()
         await page.wait_for_url("**/jobs?**")
-    assert [job.total for job in stage.dead_events.jobs.values()] == [number]
+    assert [job.total for job in stage.dead_events.jobs.made.values()] == [number]
 
 
 async def test_events_that_the_webhook_would_skip_by_its_lists_are_named_before(browser: Browser, stage: Stage) -> None:
@@ -201,4 +201,4 @@ async def test_events_that_died_after_the_check_are_not_sent(browser: Browser, s
         stage.dead_events.facts.insert(0, later)
         await page.get_by_role("button", name=f"Send {number} events again").click()
         await page.wait_for_url("**/jobs?**")
-    assert [job.total for job in stage.dead_events.jobs.values()] == [number]
+    assert [job.total for job in stage.dead_events.jobs.made.values()] == [number]

@@ -53,7 +53,7 @@ async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> 
 @pytest.fixture
 async def log(settings: Settings, grave: Grave, job_store: JobStore) -> AsyncIterator[DeadLetterReader]:
     made = reader_of(settings, job_store)
-    async with running(made.run()):
+    async with running(made.run(), made.jobs.run()):
         await until(lambda: made.follower.problem is None, "what was there to be read")
         yield made
 
@@ -66,10 +66,10 @@ async def kept(log: DeadLetterReader, count: int) -> list[str]:
 
 async def done(log: DeadLetterReader, job: RedriveModel) -> RedriveModel:
     async def is_over() -> bool:
-        return (await log.job(job.id, orgs=None)).is_over
+        return (await log.jobs.get(job.id, orgs=None)).is_over
 
     await until(is_over, "the redrive's end")
-    return await log.job(job.id, orgs=None)
+    return await log.jobs.get(job.id, orgs=None)
 
 
 async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
@@ -152,7 +152,7 @@ async def test_records_are_kept_even_if_the_broker_reports_too_low_an_end(job_st
         for name in ("events.retry.30s", "events.dead"):
             await topics.create_topic(broker.bootstrap_servers, name, partitions=1)
         log = reader_of(settings, job_store)
-        async with Producer(settings.kafka) as producer, running(log.run()):
+        async with Producer(settings.kafka) as producer, running(log.run(), log.jobs.run()):
             grave = Grave(producer, settings)
             await asyncio.gather(*(grave.dead_letter() for _ in range(5)))
             newest, *_ = await kept(log, 5)
@@ -185,7 +185,7 @@ async def test_dead_events_that_can_not_be_sent_are_neither_counted_nor_sent(
     await grave.dead_letter(campaign="x" * 9_000)
     limited = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"max_record_bytes": 9_000})})
     log = reader_of(limited, job_store)
-    async with running(log.run()):
+    async with running(log.run(), log.jobs.run()):
         await until(lambda: log.follower.problem is None, "what was there to be read")
         ids = await kept(log, 4)
         page = log.search(ALL, orgs=MINE)
@@ -244,7 +244,7 @@ async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
     await grave.dead_letter(OTHER)
     await grave.dead_letter(value=b"{", headers=(("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod")))
     log = reader_of(settings, job_store, DeadEventIndex(4))
-    async with running(log.run()):
+    async with running(log.run(), log.jobs.run()):
         await until(lambda: not log.memory.is_all and log.follower.problem is None, "too much to keep")
         assert log.search(DeadQuery(tenant=LUMA), orgs=None).total <= 4
         every = log.search(ALL, orgs=None).items
@@ -308,7 +308,7 @@ async def test_another_organisations_event_can_not_be_redriven(log: DeadLetterRe
             await log.redrive(tenant, ids=ids, query=ALL, by="ada", orgs=orgs)
     job = await log.redrive(OTHER, ids=None, query=ALL, by="ada", orgs=None)
     with pytest.raises(NotFound):
-        await log.job(job.id, orgs=MINE)
+        await log.jobs.get(job.id, orgs=MINE)
     await done(log, job)
 
 
@@ -322,7 +322,7 @@ async def test_one_redrive_of_a_tenant_at_a_time(
     with pytest.raises(DispatcherError, match="are being sent again already"):
         await log.redrive(LUMA, ids=None, query=ALL, by="eve", orgs=None)
     progress = set()
-    while (now := await log.job(job.id, orgs=None)).state == "running":
+    while (now := await log.jobs.get(job.id, orgs=None)).state == "running":
         progress.add(now.sent)
         await asyncio.sleep(0.01)
     assert len(progress) > 2, "the progress is reported"
@@ -339,7 +339,7 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
     third = TenantKey("third@AdobeOrg", "prod")
     await grave.dead_letter(third)
     log = reader_of(settings, job_store)
-    async with running(log.run()):
+    async with running(log.run(), log.jobs.run()):
         await until(lambda: len(log.memory) == 12, "all dead events")
         first = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
         second = await log.redrive(OTHER, ids=None, query=ALL, by="ada", orgs=None)
@@ -348,7 +348,7 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
             with pytest.raises(DispatcherError, match=why):
                 await log.redrive(tenant, ids=None, query=ALL, by="ada", orgs=None)
         states = set()
-        while (now := await log.jobs.jobs(orgs=None, ids=[first.id, second.id]))[1].state == "running":
+        while (now := await log.jobs.search(orgs=None, ids=[first.id, second.id]))[1].state == "running":
             states.add(now[0].state)
             await asyncio.sleep(0.01)
         assert states == {"waiting"}
@@ -363,15 +363,15 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
     monkeypatch.setattr(module, "RATE", 12.0)  # it would take five seconds
     origins = await asyncio.gather(*(grave.dead_letter() for _ in range(60)))
     first = reader_of(settings, job_store)
-    async with running(first.run()):
+    async with running(first.run(), first.jobs.run()):
         await kept(first, 60)
         job = await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
 
         async def has_begun() -> bool:
-            return (await first.job(job.id, orgs=None)).sent >= 10
+            return (await first.jobs.get(job.id, orgs=None)).sent >= 10
 
         await until(has_begun, "the first batch")
-    stopped = await first.job(job.id, orgs=None)
+    stopped = await first.jobs.get(job.id, orgs=None)
     assert stopped.state == "failed"
     assert "none goes twice" in stopped.problem
     assert 10 <= (await sent(mortal, settings)).total() < 60
@@ -379,7 +379,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
         await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
     monkeypatch.setattr(module, "RATE", 10_000.0)
     second = reader_of(settings, job_store)
-    async with running(second.run()):
+    async with running(second.run(), second.jobs.run()):
         await until(lambda: second.follower.problem is None, "what was there to be read")
         await done(second, await second.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
     assert await sent(mortal, settings) == Counter(origins)
@@ -387,7 +387,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
 
 async def test_without_a_broker_a_redrive_does_not_begin(job_store: JobStore) -> None:
     log = reader_of(settings_for("127.0.0.1:1", "events"), job_store)
-    async with running(log.run()):
+    async with running(log.run(), log.jobs.run()):
         await until(lambda: log.problem == BrokerUnavailable().for_tenants, "the broker to be named away")
         with pytest.raises(BrokerUnavailable) as raised:
             await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
@@ -404,7 +404,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])
     log = reader_of(settings, job_store)
-    async with running(log.run()):
+    async with running(log.run(), log.jobs.run()):
         await kept(log, 1)
         job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
         assert (job.state, job.sent) == ("failed", 0)

@@ -63,16 +63,16 @@ class World:
 
     async def done(self, job: RedriveModel) -> RedriveModel:
         async def is_over() -> bool:
-            return (await self.jobs.job(job.id, orgs=None)).is_over
+            return (await self.jobs.get(job.id, orgs=None)).is_over
 
         await until(is_over, "the job's end")
-        return await self.jobs.job(job.id, orgs=None)
+        return await self.jobs.get(job.id, orgs=None)
 
     async def more_than(self, events: int, job: RedriveModel) -> None:
         """Waits until a job has sent more events."""
 
         async def are_sent() -> bool:
-            return (await self.jobs.job(job.id, orgs=None)).sent > events
+            return (await self.jobs.get(job.id, orgs=None)).sent > events
 
         await until(are_sent, f"more than {events} sent events")
 
@@ -120,7 +120,7 @@ async def test_delivered_events_go_back_once_each_as_themselves(world: World) ->
     with pytest.raises(NotFound):
         await world.resends.start(LUMA, ResendQuery(event_ids=("msg_20",)), "ada")
     with pytest.raises(NotFound):
-        await world.jobs.job(job.id, orgs=frozenset({OTHER.org}))
+        await world.jobs.get(job.id, orgs=frozenset({OTHER.org}))
 
 
 async def test_a_delivery_before_hundreds_of_other_entries_is_found(
@@ -165,8 +165,8 @@ async def test_a_job_is_stopped_after_its_batch_and_another_may_start(
     assert stopped.state == "stopped"
     assert 0 < stopped.sent < 60
     assert len(await world.sent()) == stopped.sent
-    assert [one.id for one in await world.jobs.jobs(orgs=frozenset({LUMA.org}))] == [job.id]
-    assert await world.jobs.jobs(orgs=frozenset({OTHER.org})) == []
+    assert [one.id for one in await world.jobs.search(orgs=frozenset({LUMA.org}))] == [job.id]
+    assert await world.jobs.search(orgs=frozenset({OTHER.org})) == []
 
 
 async def test_one_job_sends_all_that_match_however_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ async def becomes(jobs: RedriveJobs, job_id: str, state: str, sent: int = 0) -> 
     found: list[RedriveModel] = []
 
     async def is_shown() -> bool:
-        found.append(await jobs.job(job_id, orgs=None))
+        found.append(await jobs.get(job_id, orgs=None))
         return (found[-1].state, found[-1].sent) == (state, sent)
 
     await until(is_shown, f"{state} with {sent} events")
@@ -95,24 +95,24 @@ async def test_each_console_lists_follows_and_stops_the_jobs_of_the_other(
 ) -> None:
     sending = Sending()
     job = await one.start(LUMA, "ada", 9, sending, "delivered", QUERY)
-    seen = await another.job(job.id, orgs=MINE)
+    seen = await another.get(job.id, orgs=MINE)
     assert (seen.by, seen.total, seen.kind, seen.query) == ("ada", 9, "delivered", QUERY)
     sending.sent = 3
     await becomes(another, job.id, "running", 3)
-    assert [shown.id for shown in await another.jobs(orgs=MINE, tenant=LUMA)] == [job.id]
-    assert await another.jobs(orgs=frozenset({OTHER.org})) == []
+    assert [shown.id for shown in await another.search(orgs=MINE, tenant=LUMA)] == [job.id]
+    assert await another.search(orgs=frozenset({OTHER.org})) == []
     for orgs in (frozenset({OTHER.org}), frozenset[str]()):
         with pytest.raises(NotFound):
-            await another.job(job.id, orgs=orgs)
+            await another.get(job.id, orgs=orgs)
         with pytest.raises(NotFound):
             await another.stop(job.id, orgs=orgs)
-    assert not (await one.job(job.id, orgs=MINE)).stopping
+    assert not (await one.get(job.id, orgs=MINE)).stopping
 
     assert (await another.stop(job.id, orgs=MINE)).stopping
     ended = await becomes(one, job.id, "stopped", 3)
     assert (ended.stopping, ended.problem) == (False, "")
     assert ended.finished_at is not None
-    assert await another.job(job.id, orgs=MINE) == ended
+    assert await another.get(job.id, orgs=MINE) == ended
     assert await another.stop(job.id, orgs=MINE) == ended
 
 
@@ -124,7 +124,7 @@ async def test_of_simultaneous_orders_at_two_consoles_one_is_carried_out(
     results = await asyncio.gather(*orders, return_exceptions=True)
     (won,) = [result for result in results if isinstance(result, RedriveModel)]
     assert [result.job_id for result in results if isinstance(result, AlreadyRunning)] == [won.id] * 7
-    assert (sending.begins, [job.id for job in await one.jobs(orgs=None)]) == (1, [won.id])
+    assert (sending.begins, [job.id for job in await one.search(orgs=None)]) == (1, [won.id])
     sending.is_done = True
     await becomes(another, won.id, "done")
     sending.is_done = False
@@ -148,7 +148,7 @@ async def test_a_job_of_a_killed_console_is_interrupted_and_can_be_ordered_again
     finally:
         process.kill()
         await process.wait()
-    assert (await one.job(job_id, orgs=None)).state == "running", "for half a minute"
+    assert (await one.get(job_id, orgs=None)).state == "running", "for half a minute"
     monkeypatch.setattr(store_module, "LOST_S", 0.5)
     lost = await becomes(one, job_id, "failed", 7)
     assert lost.problem.startswith("interrupted: the console that ran it was restarted")
@@ -157,8 +157,8 @@ async def test_a_job_of_a_killed_console_is_interrupted_and_can_be_ordered_again
     assert await one.stop(job_id, orgs=None) == lost
     again = await one.start(LUMA, "eve", 9, Sending(), "delivered")
     monkeypatch.setattr(store_module, "LOST_S", 3600.0)
-    assert (await one.job(job_id, orgs=None)).problem == lost.problem
-    assert [job.id for job in await one.jobs(orgs=None)] == [again.id, job_id]
+    assert (await one.get(job_id, orgs=None)).problem == lost.problem
+    assert [job.id for job in await one.search(orgs=None)] == [again.id, job_id]
 
 
 async def test_a_console_that_stops_records_the_end_and_the_entry_outlasts_it(url: Secret, one: RedriveJobs) -> None:
@@ -167,11 +167,11 @@ async def test_a_console_that_stops_records_the_end_and_the_entry_outlasts_it(ur
         job = await stopping.start(LUMA, "ada", 9, sending)
         await becomes(one, job.id, "running", 4)
         sending.sent = 5
-    ended = await one.job(job.id, orgs=None)
+    ended = await one.get(job.id, orgs=None)
     assert (ended.state, ended.finished_at is not None) == ("failed", True)
     assert ended.problem == "the console was stopped: send them again, none goes twice"
     async with console(url) as restarted:
-        assert await restarted.jobs(orgs=MINE) == [ended]
+        assert await restarted.search(orgs=MINE) == [ended]
         await restarted.start(LUMA, "ada", 9, sending)
 
 
@@ -194,11 +194,11 @@ async def test_a_console_whose_job_was_taken_for_lost_stops_it(
         monkeypatch.setattr(module, "WRITE_EVERY_S", 0.01)
         async with console(url) as quick:
             second = await quick.start(LUMA, "eve", 9, sending)
-            assert (await quick.job(first.id, orgs=None)).problem.startswith("interrupted: ")
+            assert (await quick.get(first.id, orgs=None)).problem.startswith("interrupted: ")
             await suspended._write()
             await until(lambda: suspended._running[first.id].job.is_over, "the end of the first job")
             await suspended._write()
-            ended = await another.job(first.id, orgs=None)
+            ended = await another.get(first.id, orgs=None)
             assert (ended.state, ended.sent, ended.problem[:13]) == ("failed", 2, "interrupted: ")
             sending.sent = 1
             await becomes(another, second.id, "running", 1)
@@ -229,7 +229,7 @@ async def test_a_job_goes_on_while_the_database_is_away_for_a_moment(
         await until(lambda: failures() > before, "a failed write")
         sending.sent = 6
         with pytest.raises(StoreUnavailable):
-            await another.job(job.id, orgs=None)
+            await another.get(job.id, orgs=None)
     await becomes(another, job.id, "running", 6)
     one._running[job.id].written_at = asyncio.get_running_loop().time() - 2 * module.UNWRITTEN_S
     await one._write()  # the first one that succeeds, at the last moment
@@ -259,7 +259,7 @@ async def test_no_job_begins_while_the_database_is_away(
     async with away(database):
         with pytest.raises(StoreUnavailable):
             await one.start(LUMA, "ada", 9, sending)
-    assert (sending.begins, await another.jobs(orgs=None)) == (0, [])
+    assert (sending.begins, await another.search(orgs=None)) == (0, [])
     await one.start(LUMA, "ada", 9, sending)
 
 
@@ -278,7 +278,7 @@ async def test_a_job_that_fails_at_once_while_the_database_is_away_holds_no_plac
     assert failures() > before
     async with database.write() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO jobs"))
-    (job,) = await another.jobs(orgs=None)
+    (job,) = await another.search(orgs=None)
     ended = await becomes(another, job.id, "failed")
     assert ended.problem == "Kafka does not answer right now"
     await another.start(LUMA, "ada", 9, Sending())
@@ -296,7 +296,7 @@ async def test_an_order_that_is_refused_holds_no_place_even_if_its_row_stays(
         patch.setattr(one._store, "discard", fail)
         with pytest.raises(Busy):
             await one.start(LUMA, "ada", 9, Sending())
-    (job,) = await another.jobs(orgs=None)
+    (job,) = await another.search(orgs=None)
     assert "waiting for their turn" in (await becomes(another, job.id, "failed")).problem
     await another.start(LUMA, "ada", 9, Sending())
 
@@ -309,7 +309,7 @@ async def test_a_job_that_waits_for_its_turn_stops_at_once_at_any_console(
     first, second = Sending(), Sending()
     runs = await one.start(LUMA, "ada", 9, first)
     waits = await one.start(OTHER, "ada", 9, second)
-    assert (await another.job(waits.id, orgs=None)).state == "waiting"
+    assert (await another.get(waits.id, orgs=None)).state == "waiting"
     await another.stop(waits.id, orgs=None)
     await becomes(another, waits.id, "stopped")
     assert second.begins == 0
@@ -327,6 +327,6 @@ async def test_a_damaged_row_is_shown_without_numbers(
     await becomes(another, job.id, "stopped", 2)
     async with database.write() as connection:
         await connection.execute(update(schema.jobs).values(progress={"total": "many"}, state="paused"))
-    shown = await another.job(job.id, orgs=None)
+    shown = await another.get(job.id, orgs=None)
     assert (shown.state, shown.total, shown.by) == ("failed", 0, "ada")
     assert shown.problem == "its row in the webhook database can't be read"

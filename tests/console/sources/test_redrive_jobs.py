@@ -83,7 +83,7 @@ async def test_a_job_that_fails_at_once_is_answered_by_its_error(
 
     refused = await refusal(jobs, fail)
     assert (refused.status, refused.code, "internal" in refused.detail) == (status, code, False)
-    assert await jobs.jobs(orgs=None) == []
+    assert await jobs.search(orgs=None) == []
 
 
 async def test_a_bug_in_a_job_is_not_answered_as_trouble_that_passes(jobs: RedriveJobs) -> None:
@@ -96,7 +96,7 @@ async def test_a_bug_in_a_job_is_not_answered_as_trouble_that_passes(jobs: Redri
 
 async def end_of(jobs: RedriveJobs, job_id: str) -> RedriveModel:
     async with asyncio.timeout(60):
-        while not (job := await jobs.job(job_id, orgs=None)).is_over:
+        while not (job := await jobs.get(job_id, orgs=None)).is_over:
             await asyncio.sleep(0.001)
     return job
 
@@ -138,9 +138,9 @@ async def test_jobs_of_the_console_look_at_the_webhooks_that_it_edits(tmp_path: 
     )
     database = Database(Secret(url.encode()))
     try:
-        async with open_services(settings, database) as opened, running(opened.services.dead_events.jobs.run()):
+        async with open_services(settings, database) as opened, running(opened.services.jobs.run()):
             await asyncio.sleep(0)
             with pytest.raises(WouldBeSkipped, match="no webhook"):
-                await opened.services.dead_events.jobs.start(LUMA, "ada", 1, until_stopped)
+                await opened.services.jobs.start(LUMA, "ada", 1, until_stopped)
     finally:
         await database.close()

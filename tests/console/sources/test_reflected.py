@@ -68,7 +68,10 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(
     scene.receiver.behave(f"/{BAD.org}", status(501))
     settings = console_settings(scene)
     attempts, dead = AttemptReader(settings), reader_of(settings, job_store)
-    async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
+    async with (
+        scene.dispatcher(history={"store": "none"}) as dispatcher,
+        running(attempts.run(), dead.run(), dead.jobs.run()),
+    ):
         dispatcher.start()
         await scene.produce(EVERYBODY, 3 * COUNT)
         await until(lambda: dead.count(BAD, 0.0) == COUNT, "every dead event", 90)
@@ -127,10 +130,10 @@ async def sent_by(dead: DeadLetterReader, job_id: str) -> int:
     """Waits for a redrive. Returns how many events it has sent."""
 
     async def is_done() -> bool:
-        return (await dead.job(job_id, orgs=MINE)).state == "done"
+        return (await dead.jobs.get(job_id, orgs=MINE)).state == "done"
 
     await until(is_done, "the redrive")
-    return (await dead.job(job_id, orgs=MINE)).sent
+    return (await dead.jobs.get(job_id, orgs=MINE)).sent
 
 
 async def _is_found_again(attempts: AttemptReader, settings: Settings) -> None:
@@ -154,7 +157,10 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
     scene.receiver.behave(f"/{BAD.org}", status(401))
     settings = console_settings(scene)
     attempts, dead = AttemptReader(settings), reader_of(settings, job_store)
-    async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
+    async with (
+        scene.dispatcher(history={"store": "none"}) as dispatcher,
+        running(attempts.run(), dead.run(), dead.jobs.run()),
+    ):
         dispatcher.start()
         await scene.produce([GOOD, BAD], 20)
         await until(lambda: attempts.outcomes(BAD, "1h").failed >= 10, "ten failed attempts", 60)
