@@ -39,13 +39,12 @@ LINK: Final = Person("link", "operator (sign-in link)", Role.ADMIN, None)
 _LOCAL_SESSION = "local"
 
 _TOO_OLD: Final = "The page is too old, or this came from elsewhere: go back, load it again, and try again."
-_PUBLIC = frozenset(
-    {
-        "/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json",
-        "/notifications/link",  # its token is the permission
-    }
-)  # fmt: skip
-_PUBLIC_BELOW = ("/static/", "/sign-in/", "/.well-known/jwks/")
+_IMPERSONAL = frozenset(
+    {"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"}
+)
+_IMPERSONAL_BELOW = ("/static/", "/.well-known/jwks/")
+_PUBLIC = frozenset({"/sign-in", "/notifications/link"})  # the link's token is the permission
+_PUBLIC_BELOW = ("/sign-in/",)
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +54,14 @@ def is_api(path: str) -> bool:
     return path == "/api" or path.startswith("/api/")
 
 
+def is_impersonal(path: str) -> bool:
+    """Returns True if the response is the same for everyone, signed in or not."""
+    return path in _IMPERSONAL or path.startswith(_IMPERSONAL_BELOW)
+
+
 def is_public(path: str) -> bool:
     """Returns True if the path needs no authentication."""
-    return path in _PUBLIC or path == "/sign-in" or path.startswith(_PUBLIC_BELOW)
+    return path in _PUBLIC or path.startswith(_PUBLIC_BELOW) or is_impersonal(path)
 
 
 def is_local_path(text: str) -> bool:
@@ -124,7 +128,7 @@ class Access:
         """Sets `PERSON` and `CSRF_TOKEN` of an authenticated request. Rejects others unless the path is public."""
         if self.is_open:
             self._refuse_other_names(request)
-        person = await self._person(request)
+        person = None if is_impersonal(request.path) else await self._person(request)
         if person is not None:
             request[PERSON] = person
         elif not is_public(request.path):
@@ -170,7 +174,7 @@ class Access:
         if self.is_open:
             request[CSRF_TOKEN] = self._sessions.csrf_token(_LOCAL_SESSION)
             return LOCAL
-        session = self._sessions.of(request)
+        session = await self._sessions.of(request)
         person = None if session is None else await self._of_session(session)
         if session is not None and person is not None:
             request[CSRF_TOKEN] = self._sessions.csrf_token(session.id)

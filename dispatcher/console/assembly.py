@@ -33,6 +33,7 @@ from dispatcher.notifications.notifier import notification_store
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.ended_sessions import EndedSessions
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import CURRENT_S, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -95,6 +96,7 @@ async def open_services(settings: Settings, database: Database) -> AsyncIterator
             webhooks=webhooks,
             audit=audit,
             tokens=ApiTokens(database),
+            ended_sessions=EndedSessions(database),
             attempts=AttemptReader(settings),
             lanes=lanes,
             waiting=waiting,

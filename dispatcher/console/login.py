@@ -73,7 +73,7 @@ class Login:
         return self._finish_sign_in(request, "token", session, next_path, kept)
 
     async def _by_link(self, request: web.Request) -> web.StreamResponse:
-        if not self._sessions.use_link(request.match_info["link"]):
+        if not await self._sessions.use_link(request.match_info["link"]):
             why = "This link was used already, or is too old: links are good once, for ten minutes."
             return await self._respond_refused(request, "link", "/", why)
         return self._finish_sign_in(request, "link", self._sessions.create("link", LINK.id), "/")
@@ -131,7 +131,7 @@ class Login:
 
     async def _sign_out(self, request: web.Request) -> web.StreamResponse:
         response = _to("/sign-in")
-        self._sessions.end(response, self._sessions.of(request))
+        await self._sessions.end(response, await self._sessions.of(request))
         return response
 
     def _finish_sign_in(

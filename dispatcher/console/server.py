@@ -53,7 +53,9 @@ class ConsoleServer:
         self._stack = AsyncExitStack()
         self.public_url: Final = public_url_of(settings)
         is_https = self.public_url.startswith("https://")
-        self._sessions = Sessions(_session_key(settings), settings.session_lifetime, is_https=is_https)
+        self._sessions = Sessions(
+            _session_key(settings), settings.session_lifetime, services.ended_sessions, is_https=is_https
+        )
         self._oidc = None if settings.oidc is None else Oidc(settings.oidc, f"{self.public_url}/sign-in/oidc/callback")
         self._access = Access(settings, services.tokens, self._sessions, self._oidc, public_url=self.public_url)
         self._probes = Probes(services)

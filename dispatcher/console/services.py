@@ -23,6 +23,7 @@ from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.ended_sessions import EndedSessions
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
 
@@ -35,6 +36,7 @@ class Services:
     webhooks: WebhookRepository
     audit: AuditLog
     tokens: ApiTokens
+    ended_sessions: EndedSessions
     attempts: AttemptReader
     lanes: RunningLanes
     waiting: RetryBacklog

@@ -1,8 +1,9 @@
 """Browser sessions: signed cookies and their CSRF tokens.
 
-The cookie contains the person and the expiry, signed with the session key. The server keeps only the ids of sessions
-that ended early. The cookie is SameSite=Lax, not Strict: after OIDC the redirect comes from another site, and browsers
-would leave a strict cookie out of that navigation. Lax permits reading only; every change needs a CSRF token besides.
+The cookie contains the person and the expiry, signed with the session key, so that every console with the key accepts
+it. The webhook database has the ids of sessions that ended early. The cookie is SameSite=Lax, not Strict: after OIDC
+the redirect comes from another site, and browsers would leave a strict cookie out of that navigation. Lax permits
+reading only; every change needs a CSRF token besides.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from dispatcher.contract import base64url
 from dispatcher.errors import DispatcherError
+from dispatcher.stores.sql.ended_sessions import EndedSessions
 
 MAX_COOKIE: Final = 4000
 """Bytes; browsers drop a cookie with more than 4,096, its name and attributes counted."""
@@ -27,7 +29,7 @@ LINK_LIFE_S: Final = 600.0
 HANDSHAKE_LIFE_S: Final = 600.0
 """Seconds that signing in at the issuer may take."""
 MAX_REMEMBERED: Final = 10_000
-"""Ended sessions and used links that are remembered; the oldest are forgotten first."""
+"""Handshakes that are remembered as used; the oldest are forgotten first."""
 
 
 class CookieTooLarge(DispatcherError):
@@ -68,13 +70,20 @@ class Sessions:
     """Creates and verifies sessions, links and handshakes, all signed with the session key."""
 
     def __init__(
-        self, key: bytes, lifetime_s: float, *, is_https: bool, clock: Callable[[], float] = time.time
+        self,
+        key: bytes,
+        lifetime_s: float,
+        ended: EndedSessions,
+        *,
+        is_https: bool,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._key = key
         self._lifetime_s = lifetime_s
+        self._ended = ended
         self._clock = clock
         self._is_https = is_https
-        self._ended: dict[str, float] = {}  # ids of sessions and links that ended early, with their expiry
+        self._used: dict[str, float] = {}  # states of handshakes that were used, with their expiry
         # `__Host-`: only from this host, over https, for every path; no other host of the domain can set one.
         prefix = "__Host-" if is_https else ""
         self.cookie: Final = f"{prefix}dispatcher-session"
@@ -94,14 +103,18 @@ class Sessions:
             orgs=None if orgs is None else tuple(sorted(orgs)),
         )
 
-    def of(self, request: web.Request) -> Session | None:
-        """Returns the session of a request's cookie, or None if it has no valid one."""
+    async def of(self, request: web.Request) -> Session | None:
+        """Returns the session of a request's cookie, or None if it has no valid one.
+
+        Raises:
+            StoreUnavailable: the cookie is valid, and it can't be looked up whether its session ended early.
+        """
         value = self._opened("session", request.cookies.get(self.cookie, ""))
         try:
             session = Session.model_validate(value)
         except ValidationError:
             return None
-        if session.expires <= self._clock() or session.id in self._ended:
+        if session.expires <= self._clock() or await self._ended.has(session.id):
             return None
         return session
 
@@ -116,10 +129,14 @@ class Sessions:
             raise CookieTooLarge("the issuer names too many organisations for a browser session: name a few, or *")
         self._set(response, self.cookie, text, session.expires - self._clock())
 
-    def end(self, response: web.StreamResponse, session: Session | None) -> None:
-        """Ends the session: deletes the cookie, and rejects copies of it in this process."""
+    async def end(self, response: web.StreamResponse, session: Session | None) -> None:
+        """Ends the session: deletes the cookie, and makes every console reject copies of it.
+
+        Raises:
+            StoreUnavailable: the session goes on.
+        """
         if session is not None:
-            self._remember(session.id, session.expires)
+            await self._ended.add(session.id, session.expires)
         self._drop(response, self.cookie)
 
     def csrf_token(self, session_id: str) -> str:
@@ -129,15 +146,18 @@ class Sessions:
     # Sign-in links
 
     def new_link(self) -> str:
-        """Returns a token for `/sign-in/link/<token>`. It works once, within `LINK_LIFE_S`, in this process."""
+        """Returns a token for `/sign-in/link/<token>`. It works once, within `LINK_LIFE_S`, at any console."""
         return self._sealed("link", {"id": secrets.token_urlsafe(18), "expires": self._clock() + LINK_LIFE_S})
 
-    def use_link(self, text: str) -> bool:
-        """Returns True if the link is valid, and invalidates it."""
+    async def use_link(self, text: str) -> bool:
+        """Returns True if the link is valid, and invalidates it.
+
+        Raises:
+            StoreUnavailable: the link stays valid.
+        """
         match self._opened("link", text):
-            case {"id": str(link), "expires": float(expires)} if expires > self._clock() and link not in self._ended:
-                self._remember(link, expires)
-                return True
+            case {"id": str(link), "expires": float(expires)} if expires > self._clock():
+                return await self._ended.add(link, expires)
         return False
 
     # Signing in at the issuer
@@ -163,10 +183,18 @@ class Sessions:
         return handshake if handshake.expires > self._clock() else None
 
     def use_handshake(self, handshake: Handshake) -> bool:
-        """Returns True the first time: a handshake is valid once."""
-        if handshake.state in self._ended:
+        """Returns True the first time in this process.
+
+        The issuer redeems a code once; this only keeps a client from making the console send it the code repeatedly.
+        """
+        now = self._clock()
+        if handshake.state in self._used:
             return False
-        self._remember(handshake.state, handshake.expires)
+        if len(self._used) >= MAX_REMEMBERED:
+            self._used = {state: at for state, at in self._used.items() if at > now}
+        while len(self._used) >= MAX_REMEMBERED:
+            del self._used[next(iter(self._used))]
+        self._used[handshake.state] = handshake.expires
         return True
 
     def drop_handshake(self, response: web.StreamResponse) -> None:
@@ -200,11 +228,3 @@ class Sessions:
 
     def _drop(self, response: web.StreamResponse, name: str) -> None:
         response.del_cookie(name, path="/", secure=self._is_https, httponly=True, samesite="Lax")
-
-    def _remember(self, ended: str, until: float) -> None:
-        now = self._clock()
-        if len(self._ended) >= MAX_REMEMBERED:
-            self._ended = {key: at for key, at in self._ended.items() if at > now}
-        while len(self._ended) >= MAX_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-        self._ended[ended] = until

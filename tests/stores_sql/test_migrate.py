@@ -44,12 +44,12 @@ async def test_data_outlasts_the_way_down_and_up_again(url: Secret, encryption: 
     assert tables == {"webhooks", "webhook_secrets", "change_counter", "alembic_version"}
     problem = await schema_problem(database)
     assert problem is not None
-    assert "has revision 0001, 0006 is needed: run `dispatcher webhooks migrate`" in str(problem)
+    assert "has revision 0001, 0007 is needed: run `dispatcher webhooks migrate`" in str(problem)
     with pytest.raises(StoreUnavailable, match="run `dispatcher webhooks migrate`"):
         await WebhookRepository(database, encryption).create(plain(sandbox="dev"), by="ada", orgs=None)
     await database.close()
-    assert await upgrade(url) == "0006"
-    assert await upgrade(url) == "0006"  # once more does no harm
+    assert await upgrade(url) == "0007"
+    assert await upgrade(url) == "0007"  # once more does no harm
     database = Database(url)
     repository = WebhookRepository(database, encryption)
     assert await repository.get(made.id, orgs=None) == made
@@ -66,11 +66,11 @@ async def test_the_way_down_to_nothing_leaves_nothing(url: Secret) -> None:
     assert tables == {"alembic_version"}
     assert "no schema yet" in str(await schema_problem(database))
     await database.close()
-    assert await upgrade(url) == "0006"
+    assert await upgrade(url) == "0007"
 
 
 async def test_simultaneous_migrations_run_once(empty_url: Secret) -> None:
-    assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0006"] * 4
+    assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0007"] * 4
     database = Database(empty_url)
     async with database.read() as connection:
         assert (await connection.execute(select(schema.change_counter.c.value))).scalars().all() == [0]

@@ -177,6 +177,13 @@ api_tokens = Table(
     Column("last_used_at", UtcTime, nullable=True),
 )
 
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),  # of a session, or of a sign-in link
+    Column("expires_at", UtcTime, nullable=False),
+)
+
 jobs = Table(
     "jobs",
     metadata,

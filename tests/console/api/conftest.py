@@ -18,6 +18,7 @@ from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.ended_sessions import EndedSessions
 from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
@@ -154,6 +155,7 @@ def start(database: Database, encryption: Encryption, history: FilledHistory) ->
             WebhookRepository(database, encryption),
             AuditLog(database),
             ApiTokens(database),
+            EndedSessions(database),
             *made[:4],
             made[3].jobs,
             made[4],

@@ -1,5 +1,6 @@
 """Signing in and out with a browser: sessions, CSRF, links, and what keeps guessing slow."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -10,6 +11,7 @@ from dispatcher.console import access, login_throttle
 from dispatcher.console.access import is_local_path
 from dispatcher.console.sessions import LINK_LIFE_S, Sessions
 from dispatcher.errors import ConfigError
+from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import Role
 from tests.console.api.conftest import Answered, Client, Console, StartConsole
 from tests.console.api.fakes import LUMA
@@ -33,13 +35,9 @@ async def signed_in(console: Console, role: Role = Role.ADMIN) -> dict[str, str]
 
 
 def csrf_token(console: Console, cookies: dict[str, str]) -> str:
-    class Asked:
-        def __init__(self) -> None:
-            self.cookies = cookies
-
-    session = console.server._sessions.of(Asked())  # type: ignore[arg-type]
-    assert session is not None
-    return console.server._sessions.csrf_token(session.id)
+    session = console.server._sessions._opened("session", cookies[COOKIE])
+    assert isinstance(session, dict)
+    return console.server._sessions.csrf_token(str(session["id"]))
 
 
 def pass_s(part: Any, seconds: float) -> None:
@@ -89,7 +87,7 @@ async def test_a_page_without_a_session_redirects_to_the_login_and_back(console:
 async def test_no_cookie_but_ours_is_a_session(console: Console) -> None:
     cookies = await signed_in(console)
     data, _, mac = cookies[COOKIE].partition(".")
-    other = Sessions(b"another key of enough bytes......", 3600, is_https=False)
+    other = Sessions(b"another key of enough bytes......", 3600, console.services.ended_sessions, is_https=False)
     link = console.server.new_sign_in_link().rpartition("/")[2]
     for value in ("", ".", "x", f"{data}.", f"{data}.{mac[:-2]}", f"{data[:-2]}.{mac}", f".{mac}", link, "é.é", "=.=",
                   other._sealed("session", other.create("link", "link").model_dump(mode="json")),
@@ -118,6 +116,44 @@ async def test_a_session_ends_with_its_time_with_its_token_and_at_sign_out(conso
     assert (await stranger.get(ME, cookies=old)).status == 200
     pass_s(sessions, 28_800)
     assert (await stranger.get(ME, cookies=old)).status == 401
+
+
+async def test_what_ended_at_one_console_has_ended_at_all(start: StartConsole) -> None:
+    async with start() as one, start() as another:
+        cookies = await signed_in(one)
+        assert (await another.stranger().get(ME, cookies=cookies)).status == 200
+        form = {"csrf_token": csrf_token(one, cookies)}
+        assert (await one.stranger().post("/sign-out", cookies=cookies, data=form)).status == 303
+        assert (await another.stranger().get(ME, cookies=cookies)).status == 401
+        assert (await another.stranger().get("/", cookies=cookies)).status == 303
+
+        link = one.server.new_sign_in_link().removeprefix(one.server.public_url)
+        answers = await asyncio.gather(*(console.stranger().get(link) for console in (one, another) * 3))
+        assert sorted(answer.status for answer in answers) == [303, *[401] * 5]
+
+
+async def test_while_it_is_unknown_whether_a_session_has_ended_it_opens_nothing(
+    console: Console, database: Database
+) -> None:
+    cookies, link = await signed_in(console), console.server.new_sign_in_link().rpartition("/sign-in")[2]
+    form = {"csrf_token": csrf_token(console, cookies)}
+    async with database.write() as connection:
+        await connection.exec_driver_sql("ALTER TABLE ended_sessions RENAME TO gone")
+    stranger = console.stranger()
+    for path in (ME, "/", "/sign-in"):
+        assert (await stranger.get(path, cookies=cookies)).status == 503, path
+    for path in ("/livez", "/metrics", "/api/v1/openapi.json"):
+        assert (await stranger.get(path, cookies=cookies)).status == 200, path
+    assert (await stranger.get("/sign-in")).status == 200
+    assert (await stranger.get(f"/sign-in{link}")).status == 503
+    answer = await stranger.post("/sign-out", cookies=cookies, data=form)
+    assert (answer.status, answer.cookies) == (503, {}), "the person is not made to believe it"
+    async with database.write() as connection:
+        await connection.exec_driver_sql("ALTER TABLE gone RENAME TO ended_sessions")
+    assert (await stranger.get(ME, cookies=cookies)).status == 200
+    assert (await stranger.get(f"/sign-in{link}")).status == 303
+    assert (await stranger.post("/sign-out", cookies=cookies, data=form)).status == 303
+    assert (await stranger.get(ME, cookies=cookies)).status == 401
 
 
 async def test_a_token_revoked_by_the_api_ends_its_sessions_at_once(console: Console) -> None:

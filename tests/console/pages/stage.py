@@ -24,6 +24,7 @@ from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
+from dispatcher.stores.sql.ended_sessions import EndedSessions
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
@@ -112,6 +113,7 @@ async def staged(
             webhooks,
             AuditLog(database),
             ApiTokens(database),
+            EndedSessions(database),
             *made,
             made[3].jobs,
             tests,
