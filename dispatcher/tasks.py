@@ -9,7 +9,9 @@ from typing import Generic, TypeVar
 import structlog
 
 CANCELLED_AGAIN_S = 2.0
-"""Seconds after which `together_until` cancels a task again."""
+"""Seconds after which a task that should end at once is cancelled again."""
+LONGEST_END_S = 15.0
+"""Seconds that a cancelled task may need to close what it uses, such as connections to a broker that is away."""
 
 log = structlog.get_logger(__name__)
 
@@ -17,12 +19,19 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
-async def cancel_and_wait(*tasks: "asyncio.Task[object]") -> None:
-    """Cancels the tasks that still run and waits until each has ended. Their exceptions stay with them."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+async def cancel_and_wait(*tasks: "asyncio.Task[object]", again_s: float = LONGEST_END_S) -> None:
+    """Cancels the tasks that still run and waits until each has ended. Their exceptions stay with them.
+
+    One that goes on for `again_s` seconds is cancelled again, and named in the log. A library may lose a cancellation:
+    one that awaits a task of its own that it has just cancelled can't distinguish the two. The waiting task would
+    never end.
+    """
+    while going_on := [task for task in tasks if not task.done()]:
+        for task in going_on:
+            task.cancel()
+        _, late = await asyncio.wait(going_on, timeout=again_s)
+        if late:
+            log.warning("tasks go on after they were cancelled", tasks=sorted(task.get_name() for task in late))
 
 
 def retrieve_error(future: "asyncio.Future[Result]") -> None:
@@ -70,20 +79,13 @@ async def with_end(
 async def together_until(stop: asyncio.Event, work: Mapping[str, Coroutine[object, object, None]]) -> None:
     """Runs coroutines concurrently until `stop` is set, which cancels them. The keys name their tasks.
 
-    One that goes on is cancelled again: a library may lose a cancellation, and the process would never end.
-
     Raises:
         ExceptionGroup: one of them has failed; the others were cancelled.
     """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(one, name=name) for name, one in work.items()]
         await stop.wait()
-        while going_on := [task for task in running if not task.done()]:
-            for task in going_on:
-                task.cancel()
-            _, late = await asyncio.wait(going_on, timeout=CANCELLED_AGAIN_S)
-            if late:
-                log.warning("tasks go on after they were cancelled", tasks=sorted(task.get_name() for task in late))
+        await cancel_and_wait(*running, again_s=CANCELLED_AGAIN_S)
 
 
 class Backoff:

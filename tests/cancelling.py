@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 MOST_AWAITS = 200
 """More than any of these operations has."""
+LONGEST_END_S = 60.0
 
 
 class CancelledAt:
@@ -15,6 +16,7 @@ class CancelledAt:
     def __init__(self, operation: Awaitable[None], waits: int) -> None:
         self._operation = operation
         self._left = waits
+        self.has_cancelled = False
 
     def __await__(self) -> Generator[object, None, None]:
         steps, error = self._operation.__await__(), None
@@ -27,6 +29,7 @@ class CancelledAt:
             task = asyncio.current_task()
             if self._left == 0 and task is not None:
                 task.cancel()
+                self.has_cancelled = True
             error = None
             try:
                 yield waited_for
@@ -34,23 +37,29 @@ class CancelledAt:
                 error = raised
 
 
-async def cancelled_everywhere(
-    operation: Callable[[], Awaitable[None]], nothing_is_left: Callable[[], Awaitable[None]]
-) -> int:
-    """Cancels the operation at each of its awaits in turn. Returns their number."""
+async def _nothing() -> None: ...
 
-    async def cancelled(waits: int) -> None:
-        await CancelledAt(operation(), waits)
+
+async def cancelled_everywhere(
+    operation: Callable[[], Awaitable[None]], nothing_is_left: Callable[[], Awaitable[None]] = _nothing
+) -> int:
+    """Cancels the operation at each of its awaits in turn, which must end it each time. Returns their number."""
+
+    async def run(operation: Awaitable[None]) -> None:
+        await operation
 
     gc.disable()  # it would tidy up late what the operation leaves behind
     try:
         for waits in range(1, MOST_AWAITS):
-            task = asyncio.create_task(cancelled(waits))
-            await asyncio.wait([task])
+            cancelling = CancelledAt(operation(), waits)
+            task = asyncio.create_task(run(cancelling))
+            ended, _ = await asyncio.wait([task], timeout=LONGEST_END_S)
+            assert ended, f"it goes on after it was cancelled at its await {waits}"
             await nothing_is_left()
-            if not task.cancelled():
+            if not cancelling.has_cancelled:
                 task.result()
                 return waits - 1
+            assert task.cancelled(), f"the cancellation at its await {waits} was lost"
     finally:
         gc.enable()
     raise AssertionError("it never ended uncancelled")

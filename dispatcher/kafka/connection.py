@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import structlog
@@ -17,7 +17,7 @@ from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain_error
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Backoff, Result
+from dispatcher.tasks import CANCELLED_AGAIN_S, Backoff, Result, cancel_and_wait
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -84,8 +84,7 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminCl
         await admin.start()
         yield admin
     finally:
-        with suppress(KafkaError, OSError):
-            await admin.close()
+        await closed(admin.close())
 
 
 def raise_if_fetching_ended(consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
@@ -103,23 +102,34 @@ class Client(Protocol):
 async def stopped(client: Client) -> None:
     """Stops a client within a deadline, whatever the brokers do.
 
-    Without its broker, aiokafka's producer would wait for ever for what is unsent, and its consumer raises a
-    `CancelledError` although no task was cancelled.
+    Without its broker, aiokafka's producer would wait for ever for what is unsent.
     """
+    error = await closed(client.stop())
+    if error is None:
+        return
+    log.warning("kafka client did not stop in order", error=type(error).__name__)
+    connections = getattr(client, "_client", None)  # a consumer whose fetches have failed doesn't close them
+    if isinstance(connections, AIOKafkaClient):
+        await closed(connections.close())
+
+
+async def closed(closing: Coroutine[object, object, None]) -> Exception | None:
+    """Awaits what ends a client of aiokafka, for at most `STOP_S`. Returns why it failed; None if it didn't.
+
+    It runs in a task of its own. There, aiokafka cancels its own tasks and awaits them: a cancellation of the caller
+    that came meanwhile would be lost, and a `CancelledError` may come although the caller was not cancelled.
+    """
+    task = asyncio.ensure_future(closing)
     try:
-        async with asyncio.timeout(STOP_S):
-            await client.stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.warning("kafka client did not stop in order", error=type(error).__name__)
-        connections = getattr(client, "_client", None)  # a consumer whose fetches have failed doesn't close them
-        if isinstance(connections, AIOKafkaClient):
-            with suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await connections.close()
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+        _, late = await asyncio.wait({task}, timeout=STOP_S)
+    finally:
+        await cancel_and_wait(task, again_s=CANCELLED_AGAIN_S)
+    if late:
+        return TimeoutError(f"not within {STOP_S:g} s")
+    error = None if task.cancelled() else task.exception()
+    if error is None or isinstance(error, KafkaError | OSError | TimeoutError):
+        return error
+    raise error
 
 
 async def until_answered(

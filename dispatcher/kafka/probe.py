@@ -7,7 +7,6 @@ writes nothing, creates nothing, and joins no group.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
@@ -21,7 +20,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaReason
 from dispatcher.kafka.broker_access import peer_of
-from dispatcher.kafka.connection import connection_arguments
+from dispatcher.kafka.connection import closed, connection_arguments
 from dispatcher.kafka.connection_errors import UNSUPPORTED_REQUEST, Explanation, explain_error, missing_permission
 from dispatcher.kafka.group_coordinator import is_marked
 from dispatcher.kafka.group_types import CONSUMER, members_by_consumer_protocol, type_of
@@ -197,8 +196,7 @@ class KafkaProbe:
             try:
                 await client.bootstrap()
             except BaseException:
-                with suppress(kafka_errors.KafkaError, OSError):
-                    await client.close()
+                await closed(client.close())
                 raise
             self._client = client
         return self._client
@@ -206,9 +204,7 @@ class KafkaProbe:
     async def _close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(kafka_errors.KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(WITHIN_S):
-                    await client.close()
+            await closed(client.close())
 
     async def _look_at_topics(self, client: AIOKafkaClient, found: Findings) -> None:
         names = [need.name for need in self._topics]

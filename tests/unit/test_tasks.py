@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -127,6 +128,20 @@ async def test_a_task_that_loses_a_cancellation_is_cancelled_again(monkeypatch: 
     stop.set()
     await asyncio.wait_for(work, 60)
     assert (lost, sorted(ended)) == (2, [0, 2])
+
+
+async def test_a_task_is_cancelled_again_until_it_ends() -> None:
+    async def losing() -> None:
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    tasks_ = [asyncio.create_task(losing()), asyncio.create_task(asyncio.sleep(0, "done"))]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(tasks.cancel_and_wait(*tasks_, again_s=0.01), 60)
+    assert [task.done() for task in tasks_] == [True, True]
+    await tasks.cancel_and_wait(*tasks_)
+    await tasks.cancel_and_wait()
 
 
 async def test_a_failure_of_one_ends_the_others() -> None:
