@@ -17,6 +17,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_schema import metadata
 from dispatcher.stores.sql.history_store import HistoryStore
 from tests.conftest import Broker
+from tests.integration.brokers import needs_kafka
 from tests.integration.harness import until
 from tests.integration.test_history_reader import PARTITIONS, produce, running
 from tests.kafka import topics
@@ -71,6 +72,18 @@ class World:
                 return False
 
         await until(has_all, f"{self._written} entries in the store", 60)
+
+    async def committed(self) -> None:
+        """Returns when the worker's group has committed the topic's end, which follows the write to the store."""
+
+        async def has_all() -> bool:
+            ends = await topics.end_offsets(self._kafka.bootstrap_servers, self.topic)
+            found = await topics.committed(self._kafka.bootstrap_servers, self.topic)
+            return {tp.partition: state.offset for tp, state in found.items()} == {
+                partition: end for partition, end in ends.items() if end
+            }
+
+        await until(has_all, "the end of the topic to be committed", 60)
 
     async def execute(self, *statements: str) -> None:
         async with self.database.write() as connection:
@@ -152,14 +165,17 @@ async def test_a_running_worker_notices_it_with_the_next_record(
         await world.complete()
 
 
+@needs_kafka
 async def test_a_store_of_a_version_without_positions_is_not_filled_again(world: World) -> None:
     async with world.worker():
         await world.produce(20)
         await world.complete()
+        await world.committed()
     before = repeated()
     await world.execute("DROP TABLE history_positions")
     for _ in range(2):
         async with world.worker():
             await world.produce(4)
             await world.complete()
+            await world.committed()
     assert repeated() == before
