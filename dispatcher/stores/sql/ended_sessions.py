@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.insertion import add_unless_there
 from dispatcher.stores.sql.schema import ended_sessions
 
 KEPT_LONGER_S: Final = 3600.0
@@ -32,15 +32,11 @@ class EndedSessions:
         Args:
             expires: Unix seconds after which the id is invalid anyway.
         """
-        insert_row = postgresql.insert if self._database.is_postgresql else sqlite.insert
         row = {"id": ended_id, "expires_at": datetime.fromtimestamp(expires, UTC)}
         past = datetime.fromtimestamp(self._clock() - KEPT_LONGER_S, UTC)
         async with self._database.write() as connection:
             await connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at < past))
-            added = await connection.execute(
-                insert_row(ended_sessions).values(row).on_conflict_do_nothing().returning(ended_sessions.c.id)
-            )
-            return added.scalar_one_or_none() is not None
+            return await add_unless_there(connection, ended_sessions, row)
 
     async def has(self, ended_id: str) -> bool:
         """Returns True if the id was added."""

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, RowMapping, and_, case, delete, func, or_, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyRunning, Busy, NotFound
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.insertion import add_unless_there
 from dispatcher.stores.sql.odd_values import text_of
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.stores.sql.rows import is_storable
@@ -73,7 +73,6 @@ class JobStore:
         Raises:
             AlreadyRunning: a job of this tenant and kind is unfinished, on any console.
         """
-        insert_job = postgresql.insert if self._database.is_postgresql else sqlite.insert
         own = and_(_is_of(job.tenant), jobs.c.kind == job.kind)
         async with self._database.write(WRITE_WITHIN_S) as connection:
             now = await self._now(connection)
@@ -93,10 +92,7 @@ class JobStore:
                 "progress": dict(job.progress),
                 "selection": None if job.selection is None else dict(job.selection),
             }
-            added = await connection.execute(
-                insert_job(jobs).values(values).on_conflict_do_nothing().returning(jobs.c.id)
-            )
-            if added.scalar_one_or_none() is None:
+            if not await add_unless_there(connection, jobs, values):
                 unfinished = await connection.execute(select(jobs.c.id).where(own, jobs.c.finished_at.is_(None)))
                 raise _refusal(job, unfinished.scalar_one_or_none())
         return replace(job, started_at=now.timestamp(), finished_at=now.timestamp() if job.state in ENDED else None)
