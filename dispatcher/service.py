@@ -53,7 +53,7 @@ from dispatcher.server_certificate import certificate_problems
 from dispatcher.status import EventFlow, ServiceStatus
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
-from dispatcher.tasks import stop_on_signals, unless_stopped
+from dispatcher.tasks import cancel_and_wait, stop_on_signals, unless_stopped
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 from dispatcher.telemetry.tenant_metrics import TenantMetrics
@@ -229,8 +229,7 @@ class Service:
                         side.create_task(self._clock_check.run(), name="clock check"),
                     ]
                     exit_status = await _finished(flow, status)
-                    for task in tasks:
-                        task.cancel()
+                    await cancel_and_wait(*tasks)
         log.info("stopped", status=exit_status)
         return exit_status
 
@@ -330,7 +329,7 @@ class Service:
             for consumer in reading:
                 consumer.stop()
             await asyncio.wait(running)
-            watch_task.cancel()
+            await cancel_and_wait(watch_task)
 
     async def _find_former_topics(self) -> FormerTopics:
         """Returns topics of former names to drain; none, with a log line, if the broker doesn't answer."""

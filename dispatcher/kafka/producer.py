@@ -42,6 +42,7 @@ from dispatcher.kafka.connection_errors import explain_error
 from dispatcher.kafka.partition_choice import PartitionChoice
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer_client import WRITE_S, ProducerClient, Write, connect
+from dispatcher.tasks import cancel_and_wait
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -117,9 +118,7 @@ class Producer:
             await asyncio.gather(*(client.close() for client in clients))
         if self._closing:
             _, late = await asyncio.wait(self._closing, timeout=REPLACED_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await cancel_and_wait(*late)
 
     async def write(
         self,
