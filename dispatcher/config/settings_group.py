@@ -38,7 +38,8 @@ ListenHost = Annotated[str, AfterValidator(checked_listen_host)]
 class SettingsGroup(BaseModel):
     """A group of settings: frozen, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Validators are built when they are first used: most groups are only a part of others, and never need their own.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class ConfidentialGroup(SettingsGroup):
