@@ -4,6 +4,7 @@ Warnings are about what can be used, but is probably a mistake.
 """
 
 import os
+import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,10 @@ from dispatcher.stores.webhook_file import Rules
 from dispatcher.transport.egress import EgressGuard, rule_problems
 from dispatcher.transport.tls import problems_of_pem
 
+_ORG_ID: Final = re.compile(r"[0-9A-F]{24}")
+_ORG_ID_LENGTHS: Final = range(20, 29)
+"""Characters of a text that is probably intended as an organisation's id."""
+_ORG_DOMAIN: Final = "AdobeOrg"
 _SYNONYMS: Final = {"failed": "error", "failure": "error"}
 _MAX_FILES: Final = 6
 """Ignored files that are named."""
@@ -58,7 +63,20 @@ def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[st
 def webhook_warnings(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
     """Returns a function that finds what a usable webhook probably doesn't mean, each with its dotted key."""
     guard = EgressGuard(settings.egress)
-    return lambda config: [*_by_url(config, guard.warning_of_url), *_unmatched(config), *_marked(config)]
+    return lambda config: [
+        *_misspelt_org(config), *_by_url(config, guard.warning_of_url), *_unmatched(config), *_marked(config)
+    ]  # fmt: skip
+
+
+def _misspelt_org(config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    """Yields a warning about an organisation that is nearly an id of Adobe's (`9E10…0D45@AdobeOrg`)."""
+    name, _, domain = config.org.partition("@")
+    if domain == _ORG_DOMAIN:
+        if len(name) in _ORG_ID_LENGTHS and _ORG_ID.fullmatch(name) is None:
+            other = re.sub("[0-9A-F]", "", name)[:1] or f"{len(name)} characters"
+            yield "org", f"an id of Adobe's has 24 digits, 0-9 and A-F, before the @; {name!r} has {other}"
+    elif _ORG_ID.fullmatch(name) or nearest(domain, [_ORG_DOMAIN]):
+        yield "org", f"an id of Adobe's ends with @{_ORG_DOMAIN}; {config.org!r} doesn't"
 
 
 def _unmatched(config: WebhookConfig) -> Iterator[tuple[str, str]]:

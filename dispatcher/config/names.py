@@ -11,6 +11,9 @@ MAX_NAME: Final = 200
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a reader doesn't see, or that begin a new line."""
 _PLACEHOLDER: Final = re.compile(r"None|.*[<>{}$].*", re.DOTALL)
+_FOREIGN: Final = re.compile(r"[\s\"'`\[\],;|\\#&*!?^~]")
+"""Blanks and punctuation that no organisation or sandbox of Adobe Experience Platform has. A slip of the keyboard leaves
+them, or a YAML text that goes on in the next line."""
 _JOINERS: Final = "\u200c\u200d"
 """Used inside words of some scripts, and in emoji."""
 
@@ -20,9 +23,17 @@ def stripped(text: str) -> str:
     return "".join(character for character in text if not _is_invisible(character)).strip()
 
 
-def is_placeholder(text: str) -> bool:
-    """Returns True for what a template leaves in place of a missing value: `<no value>`, `${SANDBOX}`, `None`."""
-    return _PLACEHOLDER.fullmatch(text) is not None
+def problem_of_tenant_name(text: str) -> str:
+    """Returns why an organisation or sandbox can't have this text, or an empty text if it can.
+
+    A template leaves `<no value>`, `${SANDBOX}` or `None` in place of a missing value.
+    """
+    if _PLACEHOLDER.fullmatch(text) is not None:
+        return "looks like a placeholder that a template didn't replace: write the value itself"
+    if (foreign := _FOREIGN.search(text)) is not None:
+        kind = "a blank" if foreign[0].isspace() else f"the character {foreign[0]}"
+        return f"contains {kind}, as no organisation or sandbox does: remove it, and look at the lines below"
+    return ""
 
 
 def _is_invisible(character: str) -> bool:
@@ -43,15 +54,15 @@ def _readable(text: str) -> str:
     return text
 
 
-def _replaced(text: str) -> str:
-    if is_placeholder(text):
-        raise ValueError("looks like a placeholder that a template didn't replace: write the value itself")
+def _tenant_name(text: str) -> str:
+    if problem := problem_of_tenant_name(text):
+        raise ValueError(problem)
     return text
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 """A short text that identifies something. It has no invisible characters, and no blanks around it."""
-TenantName = Annotated[Name, AfterValidator(_replaced)]
-"""An organisation or sandbox. Unlike other names it isn't a placeholder, so that no other tenant is meant."""
+TenantName = Annotated[Name, AfterValidator(_tenant_name)]
+"""An organisation or sandbox. Placeholders and recognisable slips are refused, because they would be another tenant."""
 DisplayName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_readable)]
 """A short text that is shown to people. Unlike a `Name` it may contain U+200C and U+200D."""

@@ -12,11 +12,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from dispatcher.config.documents import Document, Loc, Mistake, is_null
-from dispatcher.config.names import is_placeholder, stripped
+from dispatcher.config.names import problem_of_tenant_name, stripped
 from dispatcher.contract.tenant import TenantKey
 
 MAX_CLAIMS: Final = 100
 """Tenants of one mapping. If more are possible, they count as unknown."""
+_REQUIRED_KEYS: Final = ("name", "org", "sandbox", "url")
+"""Keys of every webhook."""
 _FREE_KEYS: Final = frozenset({"claims", "headers", "parameters"})
 """Mappings whose keys the tenant chooses: `org` in one of them isn't an organisation."""
 
@@ -31,8 +33,9 @@ def text_at(value: JsonValue, document: Document, at: Loc) -> str:
 
 def tenant_text_at(value: JsonValue, document: Document, at: Loc) -> str:
     """Returns an organisation or sandbox as it was probably intended; empty if it can't be read."""
+    as_given = value.strip() if isinstance(value, str) else ""
     text = text_at(value, document, at)
-    return "" if is_placeholder(text) else text
+    return "" if problem_of_tenant_name(as_given) or problem_of_tenant_name(text) else text
 
 
 class ClaimedTenants:
@@ -78,10 +81,11 @@ class ClaimedTenants:
                     yield from self._within(again.data, again, (), where)
 
     def _named(self, value: dict[str, JsonValue], document: Document, here: Loc, at: Loc) -> Iterator[TenantKey | None]:
+        again = self._repeated.get(at, ())
+
         def texts(key: str) -> list[str]:
             first = [tenant_text_at(value[key], document, (*here, key))] if key in value else []
-            again = (one for name, _, one in self._repeated.get(at, ()) if name == key)
-            return first + [tenant_text_at(one.data, one, ()) for one in again]
+            return first + [tenant_text_at(one.data, one, ()) for name, _, one in again if name == key]
 
         orgs, sandboxes = texts("org"), texts("sandbox")
         if not orgs and not sandboxes:
@@ -89,5 +93,8 @@ class ClaimedTenants:
         pairs = product(orgs or [""], sandboxes or [""])
         found = dict.fromkeys(TenantKey(*pair) if all(pair) else None for pair in islice(pairs, MAX_CLAIMS))
         yield from found
-        if next(pairs, None) is not None:
+        # One repeated key is a line too many; several are another webhook, whose organisation or sandbox may be missing.
+        is_joined = len({name for name, _, _ in again if name in _REQUIRED_KEYS}) > 1
+        is_incomplete = is_joined and min(len(orgs), len(sandboxes)) < 2
+        if (next(pairs, None) is not None or is_incomplete) and None not in found:
             yield None

@@ -26,6 +26,33 @@ def settings(**groups: Any) -> Settings:
         ({"events": ["sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist"]}, []),
         ({"events": ["read", "unknown"]}, []),
         ({"campaigns": "all"}, []),
+        ({"org": "9E1005A551ED61CA0A490D45@AdobeOrg"}, []),
+        ({"org": "luma@AdobeOrg"}, []),
+        ({"org": "luma"}, []),
+        ({"org": "luma@example"}, []),
+        (
+            {"org": "9E1005A551ED61CA0A490D4@AdobeOrg"},
+            [
+                "org: an id of Adobe's has 24 digits, 0-9 and A-F, before the @; '9E1005A551ED61CA0A490D4' has 23 characters"
+            ],
+        ),
+        (
+            {"org": "9E1005A551ED61CAOA490D45@AdobeOrg"},
+            ["org: an id of Adobe's has 24 digits, 0-9 and A-F, before the @; '9E1005A551ED61CAOA490D45' has O"],
+        ),
+        (
+            {"org": "9e1005a551ed61ca0a490d45@AdobeOrg"},
+            ["org: an id of Adobe's has 24 digits, 0-9 and A-F, before the @; '9e1005a551ed61ca0a490d45' has e"],
+        ),
+        (
+            {"org": "9E1005A551ED61CA0A490D45@AdobOrg"},
+            ["org: an id of Adobe's ends with @AdobeOrg; '9E1005A551ED61CA0A490D45@AdobOrg' doesn't"],
+        ),
+        ({"org": "luma@adobeorg"}, ["org: an id of Adobe's ends with @AdobeOrg; 'luma@adobeorg' doesn't"]),
+        (
+            {"org": "9E1005A551ED61CA0A490D45"},
+            ["org: an id of Adobe's ends with @AdobeOrg; '9E1005A551ED61CA0A490D45' doesn't"],
+        ),
         ({"campaigns": ["a", "overall"]}, []),
         (
             {"events": ["sent", "bounced"]},

@@ -212,6 +212,12 @@ async def test_the_tenant_of_a_broken_webhook_is_known(path: Path, broken: str, 
     assert await directory.get(key("nobody")) is None, "the store is complete"
 
 
+def luma(org: str = "luma", sandbox: str = "prod") -> str:
+    return f"  - name: luma\n    org: {org}\n    sandbox: {sandbox}\n    url: https://luma.example/x\n"
+
+
+JOINED = content(entry("a"), "  - {name: b, org: b, sandbox: prod, url: 'https://b.example/', %s}\n")
+
 UNKNOWN_TENANTS = {
     "not YAML": "webhooks: [",
     "a tab": content(entry("x")) + "\t- x\n",
@@ -229,6 +235,10 @@ UNKNOWN_TENANTS = {
     "no webhooks": "apiVersion: dispatcher/v1\n",
     "webhooks again, without tenants": content(entry("x")) + "webhooks:\n  - {name: y}\n",
     "no sandbox inside another webhook": content("  - {name: x, org: x, sandbox: prod, next: {org: y}}\n"),
+    "a forgotten dash and no second organisation": JOINED % "name: c, sandbox: prod, url: 'https://c.example/'",
+    "a forgotten dash and no second sandbox": JOINED % "name: c, org: c, url: 'https://c.example/'",
+    "a forgotten dash and no second tenant": JOINED % "name: c, url: 'https://c.example/'",
+    "a sandbox that goes on in the next line": content(entry("x"), luma(sandbox="prod\n      https://luma.example/y")),
     "too many organisations": content("  - {" + ", ".join(f"org: o{n}" for n in range(101)) + ", sandbox: prod}\n"),
 }
 WHOLE_FILES = ("not YAML", "a tab", "empty", "a list", "no list of webhooks", "misspelt", "not UTF-8", "two documents",
@@ -257,12 +267,10 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
     assert "b" in notified.changes[-1]
 
 
-NO_TENANTS = ["null", "Null", "NULL", "~", "", "[]", "{}", "<no value>", "'${SANDBOX}'", "'{{ x }}'", "None", "!x null"]
-"""What templates and forgotten values leave in place of an organisation or sandbox."""
-
-
-def luma(org: str = "luma", sandbox: str = "prod") -> str:
-    return f"  - name: luma\n    org: {org}\n    sandbox: {sandbox}\n    url: https://luma.example/x\n"
+NO_TENANTS = ["null", "Null", "NULL", "~", "", "[]", "{}", "<no value>", "'${SANDBOX}'", "'{{ x }}'", "None", "!x null",
+              "lu ma", "'lu\\tma'", '"lu\\tma"', '"lu\\n\\nma"', "lu\u00a0ma", "lu`ma", "lu'ma", "luma]", "lu,ma", "lu#ma", "luma;",
+              "'[luma'", "'*luma'", "lu\\ma"]  # fmt: skip
+"""What templates, forgotten values, and slips of the keyboard and of YAML leave in place of an organisation or sandbox."""
 
 
 @pytest.mark.parametrize("spelt", NO_TENANTS)
@@ -338,7 +346,6 @@ async def test_a_webhook_file_that_is_not_a_file_may_hide_any_tenant(path: Path,
         await directory.get(key("b"))
 
 
-JOINED = content(entry("a"), "  - {name: b, org: b, sandbox: prod, url: 'https://b.example/', %s}\n")
 SECOND = "name: c, org: c, sandbox: prod, url: 'https://c.example/'"
 TWO_IN_ONE = {
     "a forgotten dash": JOINED % SECOND,
