@@ -12,8 +12,8 @@ _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a reader doesn't see, or that begin a new line."""
 _PLACEHOLDER: Final = re.compile(r"None|.*[<>{}$].*", re.DOTALL)
 _FOREIGN: Final = re.compile(r"[\s\"'`\[\],;|\\#&*!?^~]")
-"""Blanks and punctuation that no organisation or sandbox of Adobe Experience Platform has. A slip of the keyboard leaves
-them, or a YAML text that goes on in the next line."""
+"""Blanks and punctuation that no organisation or sandbox of Adobe Experience Platform has. A slip of the keyboard
+leaves them, or a YAML text that goes on in the next line."""
 _JOINERS: Final = "\u200c\u200d"
 """Used inside words of some scripts, and in emoji."""
 

@@ -93,7 +93,7 @@ class ClaimedTenants:
         pairs = product(orgs or [""], sandboxes or [""])
         found = dict.fromkeys(TenantKey(*pair) if all(pair) else None for pair in islice(pairs, MAX_CLAIMS))
         yield from found
-        # One repeated key is a line too many; several are another webhook, whose organisation or sandbox may be missing.
+        # One repeated key is a line too many, several are another webhook whose organisation or sandbox may be missing.
         is_joined = len({name for name, _, _ in again if name in _REQUIRED_KEYS}) > 1
         is_incomplete = is_joined and min(len(orgs), len(sandboxes)) < 2
         if (next(pairs, None) is not None or is_incomplete) and None not in found:
