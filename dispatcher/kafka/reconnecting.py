@@ -35,6 +35,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S
+from dispatcher.kafka.broker_addresses import by_any_address
 from dispatcher.kafka.connection_errors import missing_permission
 from dispatcher.kafka.known_brokers import access_of, at_any_broker, why_none_answers
 from dispatcher.kafka.problems import KafkaProblems
@@ -70,7 +71,7 @@ _NO_TOPICS: Final = _NoTopics()
 
 def apply() -> None:
     """Patches aiokafka's classes. Call it once, before any client is created."""
-    AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
+    AIOKafkaConnection.connect = _with_fresh_credentials(by_any_address(AIOKafkaConnection.connect))
     AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
     AIOKafkaClient.send = noting_throttling(AIOKafkaClient.send)

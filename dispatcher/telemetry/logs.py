@@ -21,6 +21,7 @@ from structlog.typing import EventDict, ExcInfo, Processor
 
 from dispatcher.config.settings import LogSettings
 from dispatcher.errors import DispatcherError
+from dispatcher.telemetry.log_output import LineHandler
 
 MAX_TEXT: Final = 2000
 """Maximum number of characters of one text in a log line."""
@@ -56,7 +57,7 @@ def configure_logging(settings: LogSettings, *, is_quiet: bool = False) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if is_quiet else LineHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

@@ -23,7 +23,7 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.resolved_addresses import ResolvedAddresses
-from dispatcher.transport.tls_sessions import TlsContext, TlsLayer, remember_session, tls_of
+from dispatcher.transport.tls_sessions import TlsContext, TlsObject, remember_session, tls_of
 
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024
@@ -42,7 +42,7 @@ class Handler(ResponseHandler):
     """Time from which it is not used again; seconds of the monotonic clock."""
     answer: ResolvedAddresses | None = None
     """The latest DNS answer for the host; None if it isn't resolved here."""
-    tls: TlsLayer | None = None
+    tls: TlsObject | None = None
     certificate_expires: float | None = None
     """When the peer's certificate expires, in Unix time. Read with the first answer that is kept."""
     is_resumed = False
@@ -103,7 +103,7 @@ class Handler(ResponseHandler):
         self._release()
         super().connection_lost(exc)
 
-    def _note_first_byte(self, tls: TlsLayer) -> None:
+    def _note_first_byte(self, tls: TlsObject) -> None:
         """Reads what can't be read any more once the peer has ended the connection."""
         if self._keep and self.certificate_expires is None:
             self.certificate_expires = certificate_expiry(tls)

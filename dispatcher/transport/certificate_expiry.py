@@ -4,10 +4,10 @@ import math
 import ssl
 import time
 
-from dispatcher.transport.tls_sessions import HostAndPort, TlsLayer
+from dispatcher.transport.tls_sessions import HostAndPort, TlsObject
 
 
-def certificate_expiry(connection: TlsLayer) -> float | None:
+def certificate_expiry(connection: TlsObject) -> float | None:
     """Returns when the peer's certificate expires, in Unix time. Too costly for every request."""
     certificate = connection.getpeercert()
     until = certificate.get("notAfter") if certificate else None
@@ -23,7 +23,7 @@ _expiries: dict[HostAndPort, tuple[float, float]] = {}
 """When each server's certificate expires, and when that was read. Process-wide, as the metrics are."""
 
 
-def note_expiry(place: HostAndPort, connection: TlsLayer) -> None:
+def note_expiry(place: HostAndPort, connection: TlsObject) -> None:
     """Remembers when a server's certificate expires: read at a new connection, at most once an hour.
 
     One that expires within two days is read at every new connection, so that its renewal is seen at once.

@@ -29,7 +29,7 @@ from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolved_addresses import ResolvedAddresses
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls_contexts import TlsContexts
-from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsLayer, tls_of
+from dispatcher.transport.tls_sessions import DIALLED, HostAndPort, TlsContext, TlsObject, tls_of
 from dispatcher.transport.tls_transport import TlsTransport, shake_hands
 from dispatcher.transport.tunnel import open_tunnel
 
@@ -237,13 +237,13 @@ async def _with_tls_on(
     route.offers_session = context.sessions.get(route.place) is not None
     try:
         with _handshake_failures(route.place):
-            sock = secured = context.wrap(sock, route.place)
-            await shake_hands(secured)
-            phases, is_resumed = _after_handshake(secured, route, phases, started)
+            tls = context.wrap(route.place)
+            await shake_hands(sock, tls)
+            phases, is_resumed = _after_handshake(tls, route, phases, started)
     except BaseException:
         sock.close()
         raise
-    transport = TlsTransport(secured, protocol)
+    transport = TlsTransport(sock, tls, protocol)
     return Dialled(transport, transport, protocol, phases, is_resumed)
 
 
@@ -267,7 +267,7 @@ async def _with_tls_above(
     return Dialled(transport, below, protocol, phases, is_resumed)
 
 
-def _after_handshake(tls: TlsLayer, route: _Route, phases: Phases, started: float) -> tuple[Phases, bool]:
+def _after_handshake(tls: TlsObject, route: _Route, phases: Phases, started: float) -> tuple[Phases, bool]:
     """Notes what is known after a handshake. Returns the phases with it, and whether a session was resumed."""
     note_expiry(route.place, tls)
     return replace(phases, tls_s=time.monotonic() - started, tls_version=tls.version()), bool(tls.session_reused)

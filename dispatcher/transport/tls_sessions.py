@@ -1,7 +1,6 @@
 """Resumes TLS sessions: a context keeps the last session of each server, which it offers to the next connection."""
 
 import asyncio
-import socket
 import ssl
 import time
 from collections import OrderedDict
@@ -20,10 +19,22 @@ DIALLED: ContextVar[HostAndPort] = ContextVar("dialled")
 `wrap_bio`: sessions belong to host and port. (uvloop takes no subclass of `str` as a host name.)"""
 
 
-class _KnownServer:
-    """A TLS connection that knows its server's host and port."""
+class EndlessTls(ssl.SSLError):
+    """A peer sends TLS messages without end. `reason` says which, in words as OpenSSL's."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TlsObject(ssl.SSLObject):
+    """TLS whose bytes pass through memory; it knows its server's host and port."""
 
     place: HostAndPort | None = None
+    incoming: ssl.MemoryBIO
+    """What was received and is not decrypted yet."""
+    outgoing: ssl.MemoryBIO
+    """What is encrypted, to be sent."""
 
     def getpeercert(self, binary_form: bool = False) -> Any:
         """Returns the peer's certificate; empty if it has text that isn't UTF-8, which OpenSSL accepts.
@@ -32,26 +43,15 @@ class _KnownServer:
         Latin-1 would end the connection.
         """
         try:
-            return super().getpeercert(binary_form)  # type: ignore[misc]  # the other base has it
+            return super().getpeercert(binary_form)
         except UnicodeDecodeError:
             return {}
 
 
-class TlsObject(_KnownServer, ssl.SSLObject):
-    """TLS above a connection of the event loop."""
-
-
-class TlsSocket(_KnownServer, ssl.SSLSocket):
-    """TLS on a socket."""
-
-
-TlsLayer = TlsObject | TlsSocket
-
-
-def tls_of(transport: asyncio.BaseTransport) -> TlsLayer | None:
+def tls_of(transport: asyncio.BaseTransport) -> TlsObject | None:
     """Returns the TLS layer of a connection, if it has one."""
     found = transport.get_extra_info("ssl_object")
-    return found if isinstance(found, TlsObject | TlsSocket) else None
+    return found if isinstance(found, TlsObject) else None
 
 
 class TLSSessions:
@@ -89,18 +89,13 @@ class TlsContext(ssl.SSLContext):
     """A TLS context that resumes the last session of each host and port (RFC 8446, section 2.2; RFC 5077)."""
 
     sslobject_class = TlsObject
-    sslsocket_class = TlsSocket
     sessions: TLSSessions
 
-    def wrap(self, sock: socket.socket, place: HostAndPort) -> TlsSocket:
-        """Returns TLS on a connected socket, before the handshake; it takes the socket over."""
-        wrapped = cast(
-            TlsSocket,
-            self.wrap_socket(
-                sock, do_handshake_on_connect=False, server_hostname=place[0], session=self.sessions.get(place)
-            ),
-        )
-        wrapped.place = place
+    def wrap(self, place: HostAndPort) -> TlsObject:
+        """Returns TLS with a server, before the handshake."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        wrapped = self.wrap_bio(incoming, outgoing, False, place[0], self.sessions.get(place))
+        wrapped.place, wrapped.incoming, wrapped.outgoing = place, incoming, outgoing
         return wrapped
 
     def wrap_bio(
@@ -110,19 +105,18 @@ class TlsContext(ssl.SSLContext):
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
+    ) -> TlsObject:
         place = DIALLED.get(None)
         if place is not None and place[0] != server_hostname:
             place = None  # the connection to a proxy, on the way to the server
         if session is None and place is not None:
             session = self.sessions.get(place)
-        wrapped = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-        if isinstance(wrapped, TlsObject):
-            wrapped.place = place
+        wrapped = cast(TlsObject, super().wrap_bio(incoming, outgoing, server_side, server_hostname, session))
+        wrapped.place = place
         return wrapped
 
 
-def remember_session(connection: TlsLayer) -> None:
+def remember_session(connection: TlsObject) -> None:
     """Keeps a connection's session for the next one. With TLS 1.3 it has one only after bytes came from the server."""
     context, session, place = connection.context, connection.session, connection.place
     if isinstance(context, TlsContext) and session is not None and place is not None:

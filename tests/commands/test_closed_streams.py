@@ -26,7 +26,7 @@ async def _ran(closed: int, *arguments: str | Path) -> Ran:
     return await ended(await _start(closed, *arguments))
 
 
-async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
+async def answers(port: int, process: asyncio.subprocess.Process) -> None:
     """Waits until the port answers."""
 
     def get() -> bool:
@@ -52,7 +52,7 @@ async def test_a_process_without_a_standard_stream_stops_cleanly(tmp_path: Path,
     if command == "console":
         assert (await _ran(closed, "webhooks", "migrate", "-c", config)).status == 0
     process = await _start(closed, command, "-c", config)
-    await _answers(port, process)
+    await answers(port, process)
     process.send_signal(signal.SIGTERM)
     ran = await ended(process)
     assert ran.status == 0, ran

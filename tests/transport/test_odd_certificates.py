@@ -15,7 +15,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport
-from dispatcher.transport.tls_sessions import TlsObject, TlsSocket
+from dispatcher.transport.tls_sessions import TlsObject
 from tests.transport.conftest import post_to, server_context
 from tests.transport.servers import OK, answering
 from tests.transport.servers import Endpoint as Server
@@ -79,8 +79,7 @@ async def test_a_bug_in_a_handshake_is_a_failed_attempt(
     def fail(*_: object) -> None:
         raise error
 
-    for kind in (TlsObject, TlsSocket):
-        monkeypatch.setattr(kind, "do_handshake", fail)
+    monkeypatch.setattr(TlsObject, "do_handshake", fail)
     async with Server(answering(OK), server_context(authority)).running() as server:
         attempt = await transport.post(post_to(f"https://127.0.0.1:{server.port}/"))
     assert (attempt.status, attempt.failure) == (None, FailureReason.TLS)

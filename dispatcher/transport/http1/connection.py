@@ -28,7 +28,7 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.certificate_expiry import certificate_expiry
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import BODY_WAIT_S
-from dispatcher.transport.tls_sessions import TlsLayer, remember_session, tls_of
+from dispatcher.transport.tls_sessions import TlsObject, remember_session, tls_of
 
 _IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         return self.is_resumed and self.requests <= 1 and not self._raw and not self.usable
 
     @property
-    def tls(self) -> TlsLayer | None:
+    def tls(self) -> TlsObject | None:
         """The TLS layer, if there is one."""
         return None if self._transport is None else tls_of(self._transport)
 
