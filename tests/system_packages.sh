@@ -13,6 +13,7 @@ declare -A package_of=(
     [nginx]=nginx-light
     [node]=nodejs
     [npm]=npm
+    [pgbouncer]=pgbouncer
     [prometheus-alertmanager]=prometheus-alertmanager
     [valgrind]=valgrind
     [wrk]=wrk

@@ -210,16 +210,19 @@ class Database:
 
     async def _asyncpg(self, application: str) -> Any:
         self._url, parsed = await asyncio.to_thread(_reread, self._url, self._setting)
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             parsed.set(drivername="postgresql").render_as_string(hide_password=False),
             timeout=CONNECT_WITHIN_S,
             command_timeout=LONGEST_STATEMENT_S,  # reads and writes have deadlines of their own
-            server_settings={
-                "application_name": application,
-                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-                "idle_in_transaction_session_timeout": "30000",
-            },
+            server_settings={"application_name": application},
         )
+        try:
+            # PgBouncer refuses these as parameters of the start. It lets a client in while it has no session for it.
+            await connection.execute(_session_limits(), timeout=CONNECT_WITHIN_S)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     def _postgresql(self) -> AsyncEngine:
         # asyncpg parses the URL itself: it supports sslmode, sslrootcert and libpq's other parameters.
@@ -384,6 +387,10 @@ def _shown(url: URL) -> str:
     host = url.query.get("host", url.host or "the local socket")
     where = host if isinstance(host, str) else ",".join(host)
     return f"PostgreSQL at {where}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
+def _session_limits() -> str:
+    return f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET idle_in_transaction_session_timeout = 30000"
 
 
 def _dumps(value: JsonValue) -> str:

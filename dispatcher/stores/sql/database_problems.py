@@ -7,6 +7,8 @@ from typing import Final
 
 _VALUE_CLASSES: Final = ("22", "54")
 """Classes of SQLSTATE: data exceptions, and limits of the program, as that of an index row's size."""
+_OF_OTHER_SESSIONS: Final = frozenset({"26000", "42P05"})
+"""SQLSTATEs of a prepared statement that is missing, or there already: the driver's sessions are mixed up."""
 _OF_THE_FILE: Final = tuple(
     f"SQLITE_{name}" for name in ("CANTOPEN", "READONLY", "PERM", "IOERR", "FULL", "NOTADB", "CORRUPT")
 )
@@ -30,6 +32,8 @@ def reason_of(error: Exception, *, maker: str, setting: str, file: Path | None) 
     # Of the SQLSTATE class 28, a wrong password among others; SQLAlchemy's own exceptions have the code, too.
     if str(getattr(origin, "sqlstate", "")).startswith("28"):
         return f"{str(origin)[:200]}: correct the user or the password in {setting}"
+    if getattr(origin, "sqlstate", None) in _OF_OTHER_SESSIONS:
+        return f"a pooler pools by transaction: it must pool by session (PgBouncer: pool_mode); or correct {setting}"
     lines = str(origin).splitlines()
     text = lines[0][:200] if lines else type(origin).__name__
     kind = str(getattr(origin, "sqlite_errorname", ""))
