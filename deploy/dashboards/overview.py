@@ -385,12 +385,16 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Brake and bugs",
-                    "Partitions stopped by the dead-letter brake, and unexpected errors: both should be zero.",
+                    "Partitions that the brake stopped, unexpected errors, and log lines left out: all should be zero.",
                     "short",
                     (f"sum(dispatcher_dead_letter_brake_engaged{{{PODS}}})", "partitions braked"),
                     (
                         f"sum by (where) (increase(dispatcher_internal_errors_total{{{PODS}}}[5m]))",
                         "errors in {{where}}",
+                    ),
+                    (
+                        f"sum(increase(dispatcher_log_lines_left_out_total{{{PODS}}}[5m]))",
+                        "log lines left out",
                     ),
                 ),
             ],

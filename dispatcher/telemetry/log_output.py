@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final, TextIO
 
+from dispatcher.telemetry import metrics
+
 PATIENCE_S: Final = 0.1
 """Seconds that a line may wait for a reader that is slow."""
 PATIENT_EVERY_S: Final = 10.0
@@ -46,6 +48,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
                 self._left_out = 0
             if not self._write(self._fd, self.format(record)):
                 self._left_out += 1
+                metrics.LOG_LINES_LEFT_OUT.inc()
         except Exception:  # noqa: BLE001  (a line that can't be formatted must not end what logs it)
             self.handleError(record)
 

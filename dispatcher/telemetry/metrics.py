@@ -226,6 +226,9 @@ LOOP_LAG = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
 ERRORS = Counter("dispatcher_internal_errors", "Unexpected exceptions; each has a log line.", ["where"])
+LOG_LINES_LEFT_OUT = Counter(
+    "dispatcher_log_lines_left_out", "Log lines that were left out, because standard error was not read."
+)
 
 _CLOSED_LABELS: tuple[
     tuple[MetricWrapperBase | fast_metrics.Counter | fast_metrics.Histogram, tuple[Iterable[str], ...]], ...

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import pytest
 
+from dispatcher.telemetry import metrics
 from dispatcher.telemetry.log_output import PATIENT_EVERY_S, LineHandler
 
 HOLDS = 8192
@@ -61,8 +62,10 @@ def test_lines_that_are_read_are_written_as_they_come(pipe: Pipe) -> None:
 
 
 def test_lines_that_are_not_read_are_counted_and_reported_to_the_next_reader(pipe: Pipe) -> None:
+    before = metrics.LOG_LINES_LEFT_OUT._value.get()
     for _ in range(5):
         pipe.log("x" * (HOLDS - 1))
+    assert metrics.LOG_LINES_LEFT_OUT._value.get() - before == 4
     assert pipe.read() == ["x" * (HOLDS - 1)]
     pipe.log("again")
     assert pipe.read() == ["4 log lines were left out, because standard error was not read", "again"]
