@@ -6,7 +6,8 @@ import socket
 import sqlite3
 import threading
 import traceback
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.stores.sql import changes
 from dispatcher.stores.sql import database as database_module
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -276,18 +278,19 @@ async def test_a_session_that_began_on_a_standby_is_not_used_for_long(postgres: 
     await database.close()
 
 
-async def test_silent_connections_are_given_up_long_before_a_long_deadline(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A firewall has forgotten the idle ones; new ones work."""
-    monkeypatch.setattr(database_module, "CHECK_OUT_WITHIN_S", 0.5)
+Passes = Callable[[asyncio.StreamWriter, bytes], bool]
+"""Returns whether bytes to this side of a connection are passed on."""
+
+
+@asynccontextmanager
+async def relayed(postgres: Postgres, passes: Passes) -> AsyncIterator[tuple[Database, list[asyncio.StreamWriter]]]:
+    """Yields a database behind a relay that loses what doesn't pass, and both sides of its connections."""
     writers: list[asyncio.StreamWriter] = []
-    forgotten: set[asyncio.StreamWriter] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         while data := await reader.read(65_536):
-            if writer not in forgotten:
+            if passes(writer, data):
                 writer.write(data)
         writer.close()
 
@@ -299,15 +302,34 @@ async def test_silent_connections_are_given_up_long_before_a_long_deadline(
     async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         database = Database(Secret(postgres.url().replace(f":{postgres.port}/", f":{port}/").encode()))
-        async with database.read(), database.read() as connection:
-            await connection.execute(text("SELECT 1"))
-        forgotten.update(writers)
         async with asyncio.timeout(25):
-            for begin in (database.read, database.write):
-                with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
-                    await begin(30).__aenter__()
-            async with database.write(30) as connection:
-                await connection.execute(text("SELECT 1"))
+            yield database, writers
         await database.close()
         for writer in writers:
             writer.close()
+
+
+async def test_a_server_that_falls_silent_before_it_listens_delays_no_polling(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "CONNECT_WITHIN_S", 0.5)
+    async with relayed(postgres, lambda _, data: b"LISTEN" not in data) as (database, _):
+        with pytest.raises(changes.NoNotices, match=r"no answer within 0\.5 s"):
+            await changes.listening(database).__aenter__()
+
+
+async def test_silent_connections_are_given_up_long_before_a_long_deadline(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall has forgotten the idle ones; new ones work."""
+    monkeypatch.setattr(database_module, "CHECK_OUT_WITHIN_S", 0.5)
+    forgotten: set[asyncio.StreamWriter] = set()
+    async with relayed(postgres, lambda writer, _: writer not in forgotten) as (database, writers):
+        async with database.read(), database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+        forgotten.update(writers)
+        for begin in (database.read, database.write):
+            with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
+                await begin(30).__aenter__()
+        async with database.write(30) as connection:
+            await connection.execute(text("SELECT 1"))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from dispatcher.errors import StoreUnavailable
-from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.database import CONNECT_WITHIN_S, Database
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL
 
 _CLOSE_WITHIN_S: Final = 1.0
@@ -69,8 +69,9 @@ async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
         connection = await database.connect_alone()
     try:
         connection.add_termination_listener(signal.end)
-        with _as_no_notices(), database.translated():
-            await connection.add_listener(NOTIFY_CHANNEL, signal.set)
+        with _as_no_notices(), database.translated(CONNECT_WITHIN_S):
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                await connection.add_listener(NOTIFY_CHANNEL, signal.set)
         yield signal
     finally:
         try:
