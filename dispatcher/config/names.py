@@ -11,9 +11,9 @@ MAX_NAME: Final = 200
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a reader doesn't see, or that begin a new line."""
 _PLACEHOLDER: Final = re.compile(r"None|.*[<>{}$].*", re.DOTALL)
-_FOREIGN: Final = re.compile(r"[\s\"'`\[\],;|\\#&*!?^~]")
-"""Blanks and punctuation that no organisation or sandbox of Adobe Experience Platform has. A slip of the keyboard
-leaves them, or a YAML text that goes on in the next line."""
+_FOREIGN: Final = re.compile(r"://|[\t\n\v\f\r\"`\[\];|\\*]")
+"""What no organisation or sandbox has, but a slip leaves: a part of a URL, if a line continues the one above it, or a part
+of YAML's own syntax."""
 _JOINERS: Final = "\u200c\u200d"
 """Used inside words of some scripts, and in emoji."""
 
@@ -31,8 +31,8 @@ def problem_of_tenant_name(text: str) -> str:
     if _PLACEHOLDER.fullmatch(text) is not None:
         return "looks like a placeholder that a template didn't replace: write the value itself"
     if (foreign := _FOREIGN.search(text)) is not None:
-        kind = "a blank" if foreign[0].isspace() else f"the character {foreign[0]}"
-        return f"contains {kind}, as no organisation or sandbox does: remove it, and look at the lines below"
+        shown = "a line end or tab" if foreign[0].isspace() else foreign[0]
+        return f"contains {shown}, as no organisation or sandbox does: correct it, and look at the next lines"
     return ""
 
 

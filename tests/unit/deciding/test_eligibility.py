@@ -15,7 +15,7 @@ WRONG_FROM_LAST_TO_FIRST = [
     (SkipReason.STATUS, {"feedbackStatus": "delay"}, {}),
     (SkipReason.CHANNEL, {"channel": {"_id": "https://ns.adobe.com/xdm/channels/push"}}, {}),
     (SkipReason.WEBHOOK_DISABLED, {}, {"enabled": False}),
-    (SkipReason.NO_WEBHOOK, {}, {"sandbox_id": "another"}),
+    (SkipReason.NO_WEBHOOK, {}, {"sandbox_id": "of another sandbox"}),
     (SkipReason.TEST_EXECUTION, {"isTestExecution": True}, {}),
 ]
 """Each thing that can be wrong, the last asked first: whatever is added to them takes over the reason."""
