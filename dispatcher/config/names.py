@@ -12,8 +12,8 @@ _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a reader doesn't see, or that begin a new line."""
 _PLACEHOLDER: Final = re.compile(r"None|.*[<>{}$].*", re.DOTALL)
 _FOREIGN: Final = re.compile(r"://|[\t\n\v\f\r\"`\[\];|\\*]")
-"""What no organisation or sandbox has, but a slip leaves: a part of a URL, if a line continues the one above it, or a part
-of YAML's own syntax."""
+"""What no organisation or sandbox has, but a slip leaves: a part of a URL, if a line continues the one above it, or a
+part of YAML's own syntax."""
 _JOINERS: Final = "\u200c\u200d"
 """Used inside words of some scripts, and in emoji."""
 
