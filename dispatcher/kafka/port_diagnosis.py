@@ -9,6 +9,7 @@ import ssl
 import struct
 from typing import Final
 
+from dispatcher.connecting import open_connection
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.connection_errors import Explanation, Peer
 
@@ -59,7 +60,7 @@ async def _answers(host: str, port: int, api: int, body: bytes, context: ssl.SSL
     message = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body
     try:
         async with asyncio.timeout(_WITHIN_S):
-            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            reader, writer = await open_connection(host, port, _WITHIN_S, context)
             try:
                 writer.write(struct.pack(">i", len(message)) + message)
                 (size,) = struct.unpack(">i", await reader.readexactly(4))

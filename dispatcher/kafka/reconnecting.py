@@ -33,9 +33,9 @@ from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from dispatcher.connecting import ConnectingLoop
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S
-from dispatcher.kafka.broker_addresses import by_any_address
 from dispatcher.kafka.connection_errors import missing_permission
 from dispatcher.kafka.known_brokers import access_of, at_any_broker, why_none_answers
 from dispatcher.kafka.problems import KafkaProblems
@@ -71,7 +71,7 @@ _NO_TOPICS: Final = _NoTopics()
 
 def apply() -> None:
     """Patches aiokafka's classes. Call it once, before any client is created."""
-    AIOKafkaConnection.connect = _with_fresh_credentials(by_any_address(AIOKafkaConnection.connect))
+    AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
     AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
     AIOKafkaClient.send = noting_throttling(AIOKafkaClient.send)
@@ -93,6 +93,7 @@ def problems_of(client: Any) -> KafkaProblems | None:
 def _with_fresh_credentials(connect: Method) -> Method:
     @wraps(connect)
     async def patched(connection: Any) -> Any:
+        connection._loop = ConnectingLoop(CONNECT_S)  # noqa: SLF001
         access = access_of(connection)
         if access is None:
             return await connect(connection)

@@ -11,6 +11,7 @@ import structlog
 
 from dispatcher.config.notification_settings import SmtpSettings
 from dispatcher.config.secrets import reread
+from dispatcher.connecting import connect_socket
 from dispatcher.contract.redaction import in_text
 from dispatcher.notifications.content import clean
 from dispatcher.transport.tls import operator_context
@@ -97,7 +98,6 @@ class MailSender:
         settings = self._settings
         return aiosmtplib.SMTP(
             hostname=settings.host,
-            port=settings.port_in_use,
             use_tls=settings.security == "tls",
             start_tls=settings.security == "starttls",
             tls_context=context,
@@ -105,7 +105,12 @@ class MailSender:
         )
 
     async def _transmit(self, client: aiosmtplib.SMTP, password: str | None, mail: EmailMessage) -> None:
-        await client.connect()
+        sock = await connect_socket(self._settings.host, self._settings.port_in_use, self._settings.timeout)
+        try:
+            await client.connect(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         if self._settings.username is not None and password is not None:
             await client.login(self._settings.username, password)
         # By default it would take the addresses out of their quotes

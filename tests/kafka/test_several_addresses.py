@@ -8,28 +8,22 @@ import pytest
 import uvloop
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.connection import admin_client
+from dispatcher.kafka.connection_errors import Peer
+from dispatcher.kafka.port_diagnosis import diagnose
 from tests.conftest import Broker
+from tests.silent_addresses import SILENT, resolve, silent
 
 NAME = "brokers.example"
-SILENT = "127.0.0.2"
 
 
 @pytest.fixture
 def silent_port(kafka: Broker) -> Iterator[int]:
-    """The broker's port, at which another address of this machine takes connections without an answer."""
+    """The broker's port, at which another address of this machine is silent."""
     port = int(kafka.bootstrap_servers.rpartition(":")[2])
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((SILENT, port))
-        listener.listen(0)
-        waiting = [socket.socket() for _ in range(4)]  # more than its queue takes
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex((SILENT, port))
+    with silent(port):
         yield port
-        for one in waiting:
-            one.close()
 
 
 class _Resolving:
@@ -64,3 +58,12 @@ def test_a_silent_address_of_the_bootstrap_name_is_passed_over(
     monkeypatch.setattr(loop, "addresses", addresses)
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(_list_topics(silent_port))
+
+
+async def test_the_protocol_of_a_port_is_found_out_past_a_silent_address(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(monkeypatch, NAME, SILENT, "127.0.0.1")
+    found = await diagnose(NAME, silent_port, Peer(f"{NAME}:{silent_port}", "SSL"), ConnectionResetError())
+    assert found is not None
+    assert found[0] is KafkaReason.PROTOCOL_MISMATCH

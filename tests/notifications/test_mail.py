@@ -21,6 +21,7 @@ from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Message
 from tests.notifications.receivers import Certificates, Endpoint, MailServer, mail_server
 from tests.notifications.scene import CONTACT, LUMA, PUBLIC_URL, Scene, open_scene, settings_for, webhook_of
 from tests.notifications.test_notifications import a_message, body, confirmed
+from tests.silent_addresses import SILENT, resolve, silent
 
 
 def sender_to(directory: Path, issued: Certificates, server: MailServer, **smtp: object) -> MailSender:
@@ -253,3 +254,15 @@ async def test_tenants_learn_nothing_of_the_operators_servers(
         assert "127.0.0.1" not in "".join(one.recipient for one in shown)
         (own,) = await scene.desk.recent(orgs=None, tenant=OPERATOR)
         assert "127.0.0.1" in own.problem
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["STARTTLS", "TLS"])
+async def test_a_silent_address_of_the_mail_server_is_passed_over(
+    tmp_path: Path, issued: Certificates, monkeypatch: pytest.MonkeyPatch, implicit: bool
+) -> None:
+    async with mail_server(issued.server, implicit=implicit) as server:
+        resolve(monkeypatch, "localhost", SILENT, "127.0.0.1")
+        security = "tls" if implicit else "starttls"
+        with silent(server.port):
+            await sender_to(tmp_path, issued, server, timeout="5s", security=security).send(a_mail())
+    assert len(server.received) == 1

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from dispatcher.config.secrets import Secret, reread
+from dispatcher.connecting import ConnectingLoop
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, ValuesRefused
 from dispatcher.stores.sql.database_problems import is_about_values, reason_of
 
@@ -213,6 +214,7 @@ class Database:
         connection = await asyncpg.connect(
             parsed.set(drivername="postgresql").render_as_string(hide_password=False),
             timeout=CONNECT_WITHIN_S,
+            loop=ConnectingLoop(CONNECT_WITHIN_S / _hosts(parsed)),
             command_timeout=LONGEST_STATEMENT_S,  # reads and writes have deadlines of their own
             server_settings={"application_name": application},
         )
@@ -255,6 +257,12 @@ class Database:
             kind = ValuesRefused if is_about_values(error) else StoreUnavailable
             why = reason_of(error, maker=self._maker, setting=self._setting, file=self._file)
             raise kind(f"{self.name}: {why}", self._store) from error
+
+
+def _hosts(url: URL) -> int:
+    """Returns the number of hosts that asyncpg tries, one after the other."""
+    given = url.query.get("host", url.host or "")
+    return 1 + (given if isinstance(given, str) else given[-1]).count(",")
 
 
 async def _noted(connection: AsyncConnection) -> int:
