@@ -1,8 +1,9 @@
 """Looks up the A and AAAA records of a name at the operator's DNS servers (a stub resolver; RFC 1035, RFC 3596).
 
 Recursion is the server's work. An answer counts if it comes from the queried server (a connected socket) and repeats
-the query's random id and its question; the kernel chooses a random source port. CNAME chains are followed up to 8
-links. After a truncated answer the query is repeated by TCP (RFC 7766). Nothing is cached here.
+the query's random id and its question, which a server's error may lack; the kernel chooses a random source port. CNAME
+chains are followed up to 8 links. After a truncated answer the query is repeated by TCP (RFC 7766). Nothing is cached
+here.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from dispatcher.transport.failures import describe
 
 _A, _CNAME, _AAAA, _IN = 1, 5, 28, 1
+_ERRORS_OF_SERVERS = frozenset({1, 2, 4, 5})
+"""FORMERR, SERVFAIL, NOTIMP, REFUSED: a server may send these without the question (RFC 1035, section 4.1.1)."""
 _TRY_S = 1.5
 """Time for one server to answer one question."""
 _ROUNDS = 2
@@ -211,7 +214,11 @@ def _parse(data: bytes, ident: int, name: str, kind: int) -> _Answer:
         _Malformed: it does not; also `struct.error`, `IndexError`, `UnicodeError` if the message ends too soon.
     """
     got, flags, questions, answers = struct.unpack_from("!HHHH", data)
-    if got != ident or not flags & 0x8000 or questions != 1:
+    if got != ident or not flags & 0x8000:
+        raise _Malformed("another question's answer")
+    if questions == 0 and flags & 0x000F in _ERRORS_OF_SERVERS:
+        return _Answer(truncated=False, rcode=flags & 0x000F)
+    if questions != 1:
         raise _Malformed("another question's answer")
     asked, at = _read_name(data, 12)
     if asked != name or struct.unpack_from("!HH", data, at) != (kind, _IN):

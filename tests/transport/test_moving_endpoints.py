@@ -13,6 +13,7 @@ import trustme
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import EgressGuard, open_transport, resolver
+from dispatcher.transport.dns import DnsError, query
 from dispatcher.transport.failures import TransportError
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.http1 import client
@@ -264,6 +265,24 @@ async def test_a_half_that_fails_does_not_spoil_the_other(failing: str, code: in
         names.truncate.add("elsewhere.example")
         names.failing_kinds[failing] = code
         assert await resolved([names.address]) == (("8.8.8.8",) if failing == "AAAA" else ("2606:4700:4700::1111",))
+
+
+@pytest.mark.parametrize("code", [1, 2, 4, 5])
+async def test_a_server_s_error_without_the_question_is_an_answer(code: int) -> None:
+    async with NameServer().running() as names:
+        names.failing_kinds |= {"A": code, "AAAA": code}
+        names.forge = lambda reply: [reply[:4] + bytes(8)]
+        names.delays |= {"A": 60.0, "AAAA": 60.0}  # the whole answer never comes
+        host, _, port = names.address.rpartition(":")
+        with pytest.raises(DnsError, match=f"answered with error {code}"):
+            await query(HOST, [(host, int(port))])
+
+
+async def test_an_answer_without_the_question_gives_no_address() -> None:
+    async with NameServer().running() as names:
+        names.zone[HOST] = [["8.8.8.8"]]
+        names.forge = lambda reply: [reply[:4] + bytes(8), reply[:4] + bytes(2) + reply[6:]]
+        assert await resolved([names.address]) == ("8.8.8.8",)
 
 
 async def test_a_slow_half_that_is_needed_is_waited_for() -> None:
