@@ -18,10 +18,11 @@ async def test_a_load_with_failures_leaves_no_socket_behind(scene: Stage) -> Non
     after: list[Left] = []
     async with scene.dispatcher(delivery={"lane_start": 4, "lane_max": 4}) as dispatcher:
         dispatcher.start()
-        for wave in range(3):
+        for wave in range(4):
             await scene.produce(everybody, 400, f"w{wave}")
             await scene.all_accepted(dispatcher, 60)
-            after.append(await dispatcher.least_left())
+            if wave:  # the first one opens connections to the broker, each with a task, when they are first used
+                after.append(await dispatcher.least_left())
     kept_alive = 4 * len(everybody)
     assert after[2].files <= after[0].files + kept_alive, after
     assert after[2].files <= after[1].files + 8, f"it does not grow from wave to wave: {after}"
