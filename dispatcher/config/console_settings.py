@@ -35,7 +35,7 @@ class OidcSettings(SettingsGroup):
     scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
     """Scopes that are requested when a user signs in."""
     role_claim: Name = "roles"
-    """Claim with a user's roles: its name, or a dotted path (`realm_access.roles`)."""
+    """Claim with a user's roles: its name, or a dotted path (`realm_access.roles`). A text is also split at blanks."""
     admin_values: tuple[Name, ...] = ("admin",)
     """Roles that make a user an admin; every other user with an organisation is a viewer."""
     orgs_claim: Name = "orgs"

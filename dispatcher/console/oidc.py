@@ -32,6 +32,9 @@ ALGORITHMS: Final = frozenset(
 LEEWAY_S: Final = 30.0
 """Seconds by which the issuer's clock may differ from ours."""
 MAX_NAME: Final = 200
+_ELSEWHERE: Final = (
+    "is not in the token, probably because it is too long: have the issuer put in only the values that count here"
+)
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
 log = structlog.get_logger(__name__)
@@ -126,6 +129,8 @@ class Oidc:
             raise TokenRefused("its nonce is not that of this sign-in")
         if claims.get("azp", self._settings.client_id) != self._settings.client_id:
             raise TokenRefused("it was made for another client")
+        if _is_elsewhere(claims, self._settings.role_claim):
+            log.warning("signed in as a viewer", why=f"claim {self._settings.role_claim} {_ELSEWHERE}")
         return self._person(claims)
 
     async def _verified(self, text: str, audience: str) -> Mapping[str, JsonValue]:
@@ -172,8 +177,10 @@ class Oidc:
         if not isinstance(subject, str) or not subject:
             raise TokenRefused("claim sub is missing")
         if not orgs:
-            raise TokenRefused(f"claim {settings.orgs_claim} names no organisation")
-        roles = {word for text in _texts(_claim(claims, settings.role_claim)) for word in (text, *text.split())}
+            is_elsewhere = _is_elsewhere(claims, settings.orgs_claim)
+            why = _ELSEWHERE if is_elsewhere else "names no organisation"
+            raise TokenRefused(f"claim {settings.orgs_claim} {why}")
+        roles = set(_roles(_claim(claims, settings.role_claim)))
         role = Role.ADMIN if roles & set(settings.admin_values) else Role.VIEWER
         return Person(f"oidc:{subject}", self._name(claims, subject), role, None if "*" in orgs else orgs)
 
@@ -198,6 +205,20 @@ def _texts(value: JsonValue) -> Iterator[str]:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and item:
             yield item
+
+
+def _roles(value: JsonValue) -> Iterator[str]:
+    """Returns the roles of a claim: the texts of a list as they are, of one text also its words, as in `scope`."""
+    for text in _texts(value):
+        yield text
+        if isinstance(value, str):  # a role of a list is a whole name: `HR admin` isn't `admin`
+            yield from text.split()
+
+
+def _is_elsewhere(claims: Mapping[str, JsonValue], name: str) -> bool:
+    """Returns True if the issuer left a claim out and names another place for it (OpenID Connect Core, 5.6.2)."""
+    names = claims.get("_claim_names")
+    return _claim(claims, name) is None and isinstance(names, dict) and not {name, name.split(".")[0]}.isdisjoint(names)
 
 
 def _form_encoded(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.console import issuer as issuer_module
 from dispatcher.console import measures
@@ -39,6 +40,9 @@ async def test_the_issuers_word_makes_role_and_organisations(console: Console, i
         ({}, "admin", ["luma@AdobeOrg"]),
         ({"roles": "openid admin"}, "admin", ["luma@AdobeOrg"]),
         ({"roles": ["administrator"]}, "viewer", ["luma@AdobeOrg"]),
+        ({"roles": ["HR admin", "admin of nothing"]}, "viewer", ["luma@AdobeOrg"]),
+        ({"roles": ["HR admin", "admin"]}, "admin", ["luma@AdobeOrg"]),
+        ({"roles": None, "_claim_names": {"roles": "src1"}}, "viewer", ["luma@AdobeOrg"]),
         ({"roles": None, "orgs": ["*"]}, "viewer", None),
         ({"orgs": "b a"}, "admin", ["b a"]),
         ({"orgs": ["b a", "*x"]}, "admin", ["*x", "b a"]),
@@ -49,6 +53,25 @@ async def test_the_issuers_word_makes_role_and_organisations(console: Console, i
     assert (await me(console, issuer.token(orgs=[]))).status == 401
     assert (await me(console, issuer.token(orgs=None))).status == 401
     assert (await me(console, issuer.token(orgs={"*": True}))).status == 401
+
+
+async def test_organisations_that_the_issuer_left_out_are_named_as_such(console: Console, issuer: SmallIssuer) -> None:
+    """As Entra ID does with a person in more than 200 groups."""
+    for names in ({"orgs": "src1"}, {"orgs": "src1", "roles": "src1"}):
+        answer = await me(console, issuer.token(orgs=None, _claim_names=names, _claim_sources={"src1": {}}))
+        assert (answer.status, "claim orgs is not in the token" in answer.text) == (401, True)
+    for odd in ("orgs", ["orgs"], {"roles": "src1"}, None):
+        answer = await me(console, issuer.token(orgs=None, _claim_names=odd))
+        assert (answer.status, "names no organisation" in answer.text) == (401, True)
+
+
+async def test_roles_that_the_issuer_left_out_are_logged(console: Console, issuer: SmallIssuer) -> None:
+    issuer.claims |= {"roles": None, "_claim_names": {"roles": "src1"}}
+    url, cookies = await begun(console)
+    with capture_logs() as logs:
+        assert (await came_back(console, issuer.authorize(url), cookies)).status == 303
+    (entry,) = [one for one in logs if one["event"] == "signed in as a viewer"]
+    assert entry["why"].startswith("claim roles is not in the token")
 
 
 async def test_claims_can_be_nested_or_have_dots_in_their_names(start: StartConsole, issuer: SmallIssuer) -> None:
