@@ -72,7 +72,9 @@ class MailSender:
         except aiosmtplib.SMTPAuthenticationError as error:
             raise self._not_sent(f" refuses username or password ({error.code})", _NOT_USABLE) from None
         except aiosmtplib.SMTPResponseException as error:
-            raise self._not_sent(f" answers {error.code} {_shown(error.message)}") from None
+            is_answer = error.code > 0  # aiosmtplib gives -1 to what isn't an answer, as one without end
+            problem = f" answers {error.code} {_shown(error.message)}" if is_answer else f": {_shown(error.message)}"
+            raise self._not_sent(problem) from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise self._not_sent(f": {_shown(str(error))}", _NOT_USABLE) from None
         finally:

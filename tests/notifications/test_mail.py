@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -266,3 +266,17 @@ async def test_a_silent_address_of_the_mail_server_is_passed_over(
         with silent(server.port):
             await sender_to(tmp_path, issued, server, timeout="5s", security=security).send(a_mail())
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("endless", [b"220-hello\r\n", b"2"], ids=["lines", "line"])
+async def test_an_answer_without_end_ends_the_attempt(tmp_path: Path, issued: Certificates, endless: bytes) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                writer.write(endless * 1000)
+                await writer.drain()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        where = MailServer(port=server.sockets[0].getsockname()[1])
+        with pytest.raises(NotSent, match=rf"mail server localhost:{where.port}: Response too long$"):
+            await sender_to(tmp_path, issued, where, host="localhost").send(a_mail())
