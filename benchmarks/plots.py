@@ -1,12 +1,13 @@
 """The rates as a picture, `results/rates.png`: drawn as SVG, which Chromium (Debian package, used by the tests too) turns into PNG."""
 
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
+
+from tests.console.pages.browsing import CHROMIUM
 
 _ROW, _LEFT, _WIDTH, _TOP = 30, 290, 900, 64
 _OURS, _OTHERS, _INK, _PALE = "#1f6feb", "#a8b3c0", "#1c2128", "#e4e8ed"
@@ -48,8 +49,7 @@ def _bar(top: float, name: str, rate: Mapping[str, Any], scale: float) -> list[s
 
 def draw(result: Mapping[str, Any], to: Path) -> bool:
     """Writes the PNG. Returns False if no Chromium is installed."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    if not CHROMIUM:
         return False
     picture = svg(result)
     height = picture.split('height="', 1)[1].split('"', 1)[0]
@@ -57,7 +57,7 @@ def draw(result: Mapping[str, Any], to: Path) -> bool:
         page = Path(name) / "rates.html"
         page.write_text(f'<meta charset="utf-8"><body style="margin:0">{picture}</body>')
         command = [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={name}/profile",
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={name}/profile",
             f"--window-size={_WIDTH},{height}", f"--screenshot={to}", page.as_uri(),
         ]  # fmt: skip
         subprocess.run(command, capture_output=True, timeout=60, check=True)

@@ -7,7 +7,7 @@ declare -A package_of=(
     [curl]=curl
     [gcc]=gcc
     [java]=openjdk-17-jre-headless
-    [chromium]=chromium
+    [chromium-headless-shell]=chromium-headless-shell
     [kcat]=kcat
     [mvn]=maven
     [nginx]=nginx-light
@@ -29,7 +29,8 @@ done
 [ -d /usr/share/fonts/opentype/inter ] || missing+=(fonts-inter) # for the screenshots
 
 tell_browser() {
-    command -v chromium >/dev/null 2>&1 && echo "browser for the console's tests: $(chromium --version 2>/dev/null)"
+    local browser=chromium-headless-shell
+    command -v "$browser" >/dev/null 2>&1 && echo "browser for the console's tests: $("$browser" --version 2>/dev/null)"
     return 0
 }
 

@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, Playwright, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+_NAMES = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+)  # the first has no window, which costs most of the time
+CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), "")
+"""Path of the browser; empty if there is none."""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
