@@ -1,8 +1,8 @@
 # The two front doors: `make demo` shows it at work, `make test` proves it. Both install what they need into .venv.
 
 PYTHON ?= python3
-# Most of the time of the tests is waiting for brokers and processes, so five at once keep two processors busy.
-PROCESSES ?= 5
+# Half of the time of the tests is waiting for brokers and processes, so three at once keep two processors busy.
+PROCESSES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.installed
@@ -30,7 +30,7 @@ demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1
 	@$(BIN)/python -m dispatcher.demo
 
 test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor $(VENV)/openapi/bin/openapi-python-client system lint ## Everything that CI runs: lint, types, layers, all tests.
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 	PYTHON=$(abspath $(BIN))/python PROCESSES=$(PROCESSES) tests/compiled.sh
 
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.

@@ -19,4 +19,4 @@ export SIMULATION_FIRST=${SIMULATION_FIRST:-1001} SIMULATION_HISTORIES=${SIMULAT
 "$python" -m dispatcher --version | tee /dev/stderr | grep -q '(compiled)'
 [ $# -gt 0 ] || set -- tests/unit tests/transport/test_http1.py tests/transport/test_conformance.py \
   tests/transport/test_tls_transport.py tests/transport/test_tls_floods.py tests/benchmarks/test_budget.py tests/tracing tests/security tests/faults
-"$python" -m pytest -q -p no:cacheprovider --numprocesses "${PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "$@"
+"$python" -m pytest -q -p no:cacheprovider --numprocesses "${PROCESSES:-2}" --dist loadfile "$@"
