@@ -1,5 +1,8 @@
 """A database's name with several addresses, or several hosts in its URL: one that is silent is passed over."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from dispatcher.config.secrets import Secret
@@ -34,3 +37,18 @@ async def test_a_silent_host_of_the_url_is_passed_over(postgres: Postgres, hosts
     with silent(postgres.port):
         url = postgres.url().replace(f"127.0.0.1:{postgres.port}", "")
         assert await _answers(f"{url}?host={given}&target_session_attrs=read-write") == 7
+
+
+async def test_a_cancelled_statement_leaves_nothing_at_its_connection(postgres: Postgres) -> None:
+    """asyncpg forgets the task that cancelled it by asking which task of its loop runs."""
+    database = Database(Secret(postgres.url().encode(), "url"))
+    connection: Any = await database.connect_alone()
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await connection.execute("SELECT pg_sleep(60)")
+        assert await connection.fetchval("SELECT 7") == 7
+        assert connection._cancellations == set()
+    finally:
+        await connection.close()
+        await database.close()

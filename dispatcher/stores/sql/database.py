@@ -218,6 +218,7 @@ class Database:
             command_timeout=LONGEST_STATEMENT_S,  # reads and writes have deadlines of their own
             server_settings={"application_name": application},
         )
+        connection._loop = asyncio.get_running_loop()  # noqa: SLF001  (asyncpg finds its current task by the loop)
         try:
             # PgBouncer refuses these as parameters of the start. It lets a client in while it has no session for it.
             await connection.execute(_session_limits(), timeout=CONNECT_WITHIN_S)

@@ -10,11 +10,8 @@ from typing import Any, Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, Playwright, expect
 
-_NAMES = (
-    "chromium-headless-shell",
-    "chromium",
-    "chromium-browser",
-)  # the first has no window, which costs most of the time
+_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser")
+"""The first has no window, which costs the others most of their time."""
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), "")
 """Path of the browser; empty if there is none."""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
